@@ -1,0 +1,73 @@
+"""The configured catalog as both connectors read it: tolerant of nulls, strict about what is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from airbyte_pg.errors import ConfigError, StreamName
+
+SyncMode = Literal["full_refresh", "incremental"]
+DestinationSyncMode = Literal["overwrite", "append", "append_dedup"]
+
+
+class AirbyteStream(msgspec.Struct, frozen=True):
+    """What ``discover`` said of a stream (AirbyteStream); keys that nobody here reads are ignored."""
+
+    name: str
+    namespace: str | None = None
+    json_schema: dict[str, Any] | None = None
+    is_resumable: bool | None = None
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Column name to JSON schema, in the catalog's order."""
+        found = (self.json_schema or {}).get("properties")
+        return found if isinstance(found, dict) else {}
+
+
+class ConfiguredStream(msgspec.Struct, frozen=True):
+    """ConfiguredAirbyteStream. Generation ids are None where the platform sends none."""
+
+    stream: AirbyteStream
+    sync_mode: SyncMode = "full_refresh"
+    destination_sync_mode: DestinationSyncMode = "append"
+    cursor_field: list[str] | None = None
+    primary_key: list[list[str]] | None = None
+    generation_id: int | None = None
+    minimum_generation_id: int | None = None
+    sync_id: int | None = None
+
+    @property
+    def id(self) -> StreamName:
+        """Namespace and name."""
+        return StreamName(self.stream.namespace, self.stream.name)
+
+
+class _Catalog(msgspec.Struct):
+    streams: list[ConfiguredStream]
+
+
+def load_catalog(path: Path) -> list[ConfiguredStream]:
+    """The streams of the configured catalog in ``path``.
+
+    Raises ConfigError when the file is missing, is no configured catalog, or names a stream twice.
+    """
+    try:
+        streams = msgspec.json.decode(path.read_bytes(), type=_Catalog).streams
+    except OSError as error:
+        raise ConfigError(f"The catalog file cannot be read: {error.strerror}.", detail=str(path)) from error
+    except msgspec.DecodeError as error:
+        # msgspec names the place and the type that was expected, never a value.
+        raise ConfigError(
+            f"The configured catalog is not valid: {error}.",
+            remedy="Give the ConfiguredAirbyteCatalog, with stream, sync_mode and destination_sync_mode.",
+        ) from error
+    seen: set[StreamName] = set()
+    for configured in streams:
+        if configured.id in seen:
+            raise ConfigError("The configured catalog names this stream twice.", stream=configured.id)
+        seen.add(configured.id)
+    return streams

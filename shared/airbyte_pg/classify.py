@@ -1,0 +1,112 @@
+"""The one place that turns any exception into a ConnectorError: by SQLSTATE, else by phase."""
+
+from __future__ import annotations
+
+import enum
+
+import psycopg2
+
+from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError
+
+
+class Phase(enum.Enum):
+    """Where a command stands: a connection that never worked is a matter of configuration."""
+
+    CONNECTING = "connecting"
+    WORKING = "working"
+
+
+# SQLSTATE or its two-character class -> (error class, what the user is told, remedy). Five characters win.
+# PostgreSQL documentation, Appendix A. Shape: reference/style.md section 7.
+SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
+    "28": (ConfigError, "The server refused the credentials.", "Check user and password."),
+    "3D000": (ConfigError, "The database does not exist.", "Check the database name."),
+    "3F000": (ConfigError, "The schema does not exist.", "Check the schema name."),
+    "42501": (
+        ConfigError,
+        "The database user lacks a privilege.",
+        "Grant it; `check` names what is missing.",
+    ),
+    "42P01": (ConfigError, "A table is missing.", "Refresh the catalog."),
+    "42704": (ConfigError, "A replication slot, publication or type is missing.", "Run `check`."),
+    "53400": (
+        ConfigError,
+        "The server has no free replication slot or sender.",
+        "Raise max_replication_slots or max_wal_senders, or drop slots that nobody uses.",
+    ),
+    "53100": (ConfigError, "The server's disk is full.", "Free space on the server."),
+    "58P01": (
+        ConfigError,
+        "WAL that is still needed has been removed from the server.",
+        "Reset the streams.",
+    ),
+    "0A000": (ConfigError, "The server does not support a feature that is needed.", "Check its version."),
+    "2BP01": (ConfigError, "Other objects depend on a table that must be replaced.", "Drop them first."),
+    "55006": (TransientError, "The replication slot is in use.", "Wait for the other sync to end."),
+    "25006": (TransientError, "The server is read-only at the moment.", "Connect to the primary."),
+    "08": (TransientError, "The connection to the server was lost.", ""),
+    "57P01": (TransientError, "The server closed the connection.", ""),
+    "57P02": (TransientError, "The server crashed or is restarting.", ""),
+    "57P03": (TransientError, "The server is starting or stopping.", ""),
+    "40001": (TransientError, "A serialisation conflict with another transaction.", ""),
+    "40P01": (TransientError, "A deadlock with another transaction.", ""),
+    "55P03": (TransientError, "A lock could not be had in time.", "See which session holds it."),
+    "53": (TransientError, "The server is short of resources.", "Free memory or connections."),
+    "57014": (TransientError, "The server cancelled a statement (timeout or request).", ""),
+    "25P03": (TransientError, "The server ended an idle transaction.", ""),
+}
+
+# psycopg2 gives no SQLSTATE while connecting: these texts (libpq's, untranslated) sharpen the wording, not the class.
+CONNECT_TEXTS: tuple[tuple[str, str, str], ...] = (
+    ("password authentication failed", "The server refused user name or password.", "Check both."),
+    ("no password supplied", "The server asks for a password and none is configured.", "Give the password."),
+    ("no pg_hba.conf entry", "The server does not accept this user from this address.", "See pg_hba.conf."),
+    ("could not translate host name", "The host name is unknown.", "Check the host."),
+    ("Connection refused", "Nothing listens at this host and port.", "Check both, and the firewall."),
+    ("timeout expired", "The server did not answer in time.", "Check host, port and firewall."),
+    ("server does not support SSL", "The server offers no TLS.", "Choose ssl_mode prefer or disable."),
+    ("does not exist", "The database or the user does not exist.", "Check both names."),
+    ("too many clients", "The server has no free connection.", "Raise max_connections or close others."),
+)
+
+
+def classify(error: BaseException, phase: Phase) -> ConnectorError:
+    """``error`` as a ConnectorError, the original as its cause. What nobody knows is a SystemFault."""
+    if isinstance(error, ConnectorError):
+        return error
+    return _chained(_translate(error, phase), error)
+
+
+def _translate(error: BaseException, phase: Phase) -> ConnectorError:
+    if isinstance(error, psycopg2.Error):
+        return _of_server(error, phase)
+    if isinstance(error, MemoryError):
+        return TransientError("The connector ran out of memory.", remedy="Give it more.")
+    if isinstance(error, OSError):
+        return SystemFault("The operating system refused a request.", detail=f"errno {error.errno}")
+    return SystemFault("An unexpected error in the connector.", detail=type(error).__name__)
+
+
+def _of_server(error: psycopg2.Error, phase: Phase) -> ConnectorError:
+    code = error.pgcode
+    if code:
+        known = SQLSTATES.get(code) or SQLSTATES.get(code[:2])
+        if known:
+            kind, text, remedy = known
+            return kind(text, remedy=remedy, detail=f"SQLSTATE {code}")
+        return SystemFault("The server reported an unexpected error.", detail=f"SQLSTATE {code}")
+    text = str(error)
+    if phase is Phase.CONNECTING:
+        for sample, wording, remedy in CONNECT_TEXTS:
+            if sample in text:
+                return ConfigError(wording, remedy=remedy)
+        return ConfigError("The connection to the server could not be made.", remedy="Check host and port.")
+    if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError)):
+        # Without a SQLSTATE after the first success: libpq lost the server.
+        return TransientError("The connection to the server was lost.")
+    return SystemFault("The database driver reported an unexpected error.", detail=type(error).__name__)
+
+
+def _chained(failure: ConnectorError, cause: BaseException) -> ConnectorError:
+    failure.__cause__ = cause
+    return failure

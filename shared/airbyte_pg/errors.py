@@ -1,0 +1,66 @@
+"""The three kinds of failure that the Airbyte protocol knows. Raised where more is known than a SQLSTATE says."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+
+class StreamName(NamedTuple):
+    """A stream's descriptor: namespace (None where the source has none) and name."""
+
+    namespace: str | None
+    name: str
+
+
+class ConnectorError(Exception):
+    """A failure with a message for the user.
+
+    ``message`` is one sentence without secrets and row values, ``remedy`` says what to do (with SQL where there is
+    any), ``detail`` is for the log (SQLSTATE, slot, LSNs). ``failure_type`` is the protocol's word for the class.
+    """
+
+    failure_type: ClassVar[str] = "system_error"
+
+    def __init__(
+        self, message: str, *, remedy: str = "", detail: str = "", stream: StreamName | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.detail = detail
+        self.stream = stream
+
+    @property
+    def user_text(self) -> str:
+        """Message and remedy as the user reads them."""
+        return f"{self.message} {self.remedy}".strip()
+
+
+class ConfigError(ConnectorError):
+    """The user must change something; a retry will not help."""
+
+    failure_type = "config_error"
+
+
+class TransientError(ConnectorError):
+    """The same call may work later."""
+
+    failure_type = "transient_error"
+
+
+class SystemFault(ConnectorError):
+    """Our own fault, or something never seen before."""
+
+    failure_type = "system_error"
+
+
+class OutputClosed(TransientError):
+    """The reader of our stdout has gone: nothing can be said any more."""
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT arrived. Not an error: the command ends with 128 + ``signum``."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
