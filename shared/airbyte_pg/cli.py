@@ -46,9 +46,7 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def run(
-    name: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None
-) -> int:
+def run(name: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names and return the process's exit code.
 
     Codes: 0 success (a failed check too: its CONNECTION_STATUS says so), 1 failure, 2 wrong arguments,
@@ -102,9 +100,7 @@ def _parser(name: str, description: str, commands: Mapping[str, Command]) -> arg
     for command in commands:
         sub = subparsers.add_parser(command, parents=[common], help=commands[command].__doc__)
         for required in _ARGUMENTS[command]:
-            sub.add_argument(
-                f"--{required}", required=True, metavar="FILE", help=f"path of the {required} (JSON)"
-            )
+            sub.add_argument(f"--{required}", required=True, metavar="FILE", help=f"path of the {required} (JSON)")
         if command == "read":
             sub.add_argument("--state", metavar="FILE", help="path of the state to continue from (JSON)")
     return parser

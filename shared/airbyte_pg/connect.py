@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
@@ -30,21 +31,23 @@ def connect(
     """
     settings.refuse_unsupported()
     options = " ".join(f"-c {key}={_escaped(value)}" for key, value in (server_settings or {}).items())
+    parameters: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "dbname": settings.database,
+        "user": settings.username,
+        "password": settings.password,
+        "sslmode": settings.ssl_mode.mode,
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "client_encoding": "UTF8",
+        **_KEEPALIVES,
+    }
+    if options:
+        parameters["options"] = options
+    factory = LogicalReplicationConnection if replication else Connection
     try:
-        connection = psycopg2.connect(
-            host=settings.host,
-            port=settings.port,
-            dbname=settings.database,
-            user=settings.username,
-            password=settings.password,
-            sslmode=settings.ssl_mode.mode,
-            application_name=application_name,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            client_encoding="UTF8",
-            connection_factory=LogicalReplicationConnection if replication else None,
-            **({"options": options} if options else {}),
-            **_KEEPALIVES,
-        )
+        connection = psycopg2.connect(connection_factory=factory, **parameters)
     except psycopg2.Error as error:
         raise classify(error, Phase.CONNECTING) from error
     connection.autocommit = True

@@ -21,9 +21,7 @@ class ConnectorError(Exception):
 
     failure_type: ClassVar[str] = "system_error"
 
-    def __init__(
-        self, message: str, *, remedy: str = "", detail: str = "", stream: StreamName | None = None
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", detail: str = "", stream: StreamName | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy

@@ -63,9 +63,7 @@ def descriptor(stream: StreamName) -> dict[str, str]:
 
 def stream_status(stream: StreamName, status: str) -> bytes:
     """A STREAM_STATUS trace; ``status`` is STARTED, RUNNING, COMPLETE or INCOMPLETE."""
-    return _trace(
-        "STREAM_STATUS", "stream_status", {"stream_descriptor": descriptor(stream), "status": status}
-    )
+    return _trace("STREAM_STATUS", "stream_status", {"stream_descriptor": descriptor(stream), "status": status})
 
 
 def estimate(stream: StreamName, rows: int, size: int) -> bytes:
