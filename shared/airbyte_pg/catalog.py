@@ -20,6 +20,9 @@ class AirbyteStream(msgspec.Struct, frozen=True):
     namespace: str | None = None
     json_schema: dict[str, Any] | None = None
     is_resumable: bool | None = None
+    source_defined_cursor: bool | None = None
+    default_cursor_field: list[str] | None = None
+    source_defined_primary_key: list[list[str]] | None = None
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -44,6 +47,17 @@ class ConfiguredStream(msgspec.Struct, frozen=True):
     def id(self) -> StreamName:
         """Namespace and name."""
         return StreamName(self.stream.namespace, self.stream.name)
+
+    @property
+    def key(self) -> list[list[str]]:
+        """Paths of the key's parts: the user's choice, else the source's; empty where there is none."""
+        return self.primary_key or self.stream.source_defined_primary_key or []
+
+    @property
+    def cursor(self) -> list[str]:
+        """Path of the cursor: the user's choice, else the source's own; empty where there is none."""
+        own = self.stream.default_cursor_field if self.stream.source_defined_cursor else None
+        return self.cursor_field or own or []
 
 
 class _Catalog(msgspec.Struct):
