@@ -12,6 +12,8 @@ from psycopg2.extras import LogicalReplicationConnection
 from airbyte_pg.classify import Phase, classify
 from airbyte_pg.settings import ConnectionSettings
 
+__all__ = ["Connection", "connect"]
+
 CONNECT_TIMEOUT_S = 60
 # A dead peer is noticed within 30 s, on both sides: a sync that died lets go of its lock and slot soon.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
@@ -50,7 +52,8 @@ def connect(
         connection = psycopg2.connect(connection_factory=factory, **parameters)
     except psycopg2.Error as error:
         raise classify(error, Phase.CONNECTING) from error
-    connection.autocommit = True
+    if not replication:  # the driver has set it there, and lets nobody set it again
+        connection.autocommit = True
     return connection
 
 

@@ -22,6 +22,11 @@ def names(identifiers: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, identifiers))
 
 
+def literal(value: object) -> sql.Literal[object]:
+    """A quoted value."""
+    return sql.Literal(value)
+
+
 def text(composable: sql.Composable, connection: object) -> str:
     """``composable`` as the SQL text that a user can run."""
     return composable.as_string(connection)  # type: ignore[arg-type]

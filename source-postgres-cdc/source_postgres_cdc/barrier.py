@@ -1,0 +1,119 @@
+"""Where a snapshot may begin: behind a barrier, so that snapshot and stream meet without a gap or an overlap.
+
+W := the WAL insert position; X := a transaction id of our own; then wait until a new snapshot has xmin > X. Every
+transaction that this snapshot does not show began writing after W, so W stamps its rows: above everything sent before,
+below everything to come (design section 3, "The seam").
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import TransientError
+from source_postgres_cdc import lsn, server
+
+# Ordinary transactions end in milliseconds; a batch job or a forgotten session is worth a message, not a hang.
+WAIT_S = 300.0
+_PAUSE_S = 0.005
+# A record may end exactly at a page's end: the insert position then lies behind the next page's header (24 bytes, 40 in
+# a segment's first page), which an idle server never writes.
+_WAL_PAGE = 8192
+_PAGE_HEADERS = (24, 40)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a barrier gave.
+
+    ``lsn`` is W. ``text`` is the snapshot's (PostgreSQL documentation 9.28.7, ``xmin:xmax:xip``). Everything that it
+    shows has committed before ``until``: a stream past that position has nothing to leave out any more.
+    """
+
+    lsn: int
+    text: str
+    until: int
+
+
+class Visibility:
+    """Tells whether a snapshot shows a transaction, by the 32-bit xid of BEGIN."""
+
+    def __init__(self, text: str) -> None:
+        xmin, xmax, running = text.split(":")
+        self._xmin, self._xmax = int(xmin), int(xmax)
+        self._running = frozenset(map(int, running.split(","))) if running else frozenset()
+
+    def shows(self, xid: int) -> bool:
+        """Whether the transaction had committed for the snapshot; ``xid`` must have committed by now."""
+        full = (self._xmax & ~0xFFFFFFFF) | xid
+        # The nearest 64-bit id: transactions of a stream lie within two billion of its snapshot.
+        if full > self._xmax + 0x80000000:
+            full -= 1 << 32
+        elif full < self._xmax - 0x80000000:
+            full += 1 << 32
+        return full < self._xmin or (full < self._xmax and full not in self._running)
+
+
+def take_snapshot(session: Connection, wait_s: float = WAIT_S) -> Snapshot:
+    """Pass a barrier; leaves ``session`` in the REPEATABLE READ transaction whose snapshot it returns.
+
+    Raises TransientError naming who is in the way when that takes longer than ``wait_s`` seconds.
+    """
+    with session.cursor() as cursor:
+        stamp = _insert_position(session)
+        cursor.execute("begin")
+        own_xid: int = server.value(session, "select txid_current()")
+        cursor.execute("rollback")
+        deadline = time.monotonic() + wait_s
+        pause = _PAUSE_S
+        while True:
+            cursor.execute("begin isolation level repeatable read, read only")
+            text: str = server.value(session, "select txid_current_snapshot()::text")
+            if int(text.partition(":")[0]) > own_xid:
+                return Snapshot(stamp, text, _insert_position(session))
+            cursor.execute("rollback")
+            if time.monotonic() > deadline:
+                raise _blocked(session, own_xid, wait_s)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+
+
+def flushed_position(session: Connection, at_least: int, wait_s: float = 30.0) -> int:
+    """The position up to which the server has flushed its WAL, once that is ``at_least``: a stream can reach it."""
+    deadline = time.monotonic() + wait_s
+    while (flushed := lsn.parse(server.value(session, "select pg_current_wal_flush_lsn()::text"))) < at_least:
+        # Commits with synchronous_commit off: the WAL writer flushes them within a second.
+        if time.monotonic() > deadline:
+            raise TransientError(
+                "The server does not flush its WAL.",
+                detail=f"flushed {lsn.render(flushed)}, waiting for {lsn.render(at_least)}",
+            )
+        time.sleep(_PAUSE_S)
+    return flushed
+
+
+def _insert_position(session: Connection) -> int:
+    position = lsn.parse(server.value(session, "select pg_current_wal_insert_lsn()::text"))
+    return position - position % _WAL_PAGE if position % _WAL_PAGE in _PAGE_HEADERS else position
+
+
+# Ids on the server are 32 bits wide here; ages compare them.
+_BLOCKERS = """
+select format('pid %%s (%%s, %%s, since %%s)', pid, usename, coalesce(nullif(application_name, ''), '?'), xact_start)
+from pg_stat_activity
+where backend_xid is not null and pid <> pg_backend_pid()
+  and age(backend_xid) >= age((%(xid)s %% (2::numeric ^ 32))::text::xid)
+union all
+select format('prepared transaction %%s (%%s, since %%s)', gid, owner, prepared) from pg_prepared_xacts
+where age(transaction) >= age((%(xid)s %% (2::numeric ^ 32))::text::xid)
+"""
+
+
+def _blocked(session: Connection, own_xid: int, wait_s: float) -> TransientError:
+    holders = [row[0] for row in server.rows(session, _BLOCKERS, {"xid": own_xid})]
+    named = "; ".join(holders) or "sessions that this user may not see"
+    return TransientError(
+        f"A snapshot cannot begin: transactions older than it have been open for {wait_s:.0f} s.",
+        remedy=f"End them, or wait: {named}.",
+    )

@@ -1,0 +1,244 @@
+"""From frames to RECORD lines: transactions, relations and their plans, deletes, key changes, unchanged values."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from airbyte_pg import messages
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConfigError, StreamName
+from source_postgres_cdc import stamp, toast
+from source_postgres_cdc.barrier import Visibility
+from source_postgres_cdc.core import pgoutput
+from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, RawValue, Relation
+from source_postgres_cdc.core.plan import SlowRow, TuplePlan
+from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.streams import Stream
+from source_postgres_cdc.tables import load_types
+
+# Rendered rows go out in batches of this many bytes of frames; unchanged values are re-selected once per batch.
+BATCH_BYTES = 1 << 18
+# emitted_at and the heads that hold it are refreshed this often.
+_HEAD_AGE_MS = 1000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Target:
+    """A relation of the present session that belongs to a stream."""
+
+    stream: Stream
+    plan: TuplePlan
+    names: tuple[str, ...]
+    key: tuple[int, ...]
+    head: str
+    visibility: Visibility | None
+
+
+@dataclass
+class _Incomplete:
+    """A row in the batch that waits for values that the server did not send."""
+
+    target: _Target
+    row: list[RawValue]
+    tail: str
+
+
+@dataclass
+class _Transaction:
+    xid: int = 0
+    tail_start: str = ""
+    tail_end: str = ""
+    updated_at: str = ""
+    streams: set[StreamName] = field(default_factory=set)
+
+
+class Changes:
+    """Takes the frames of one decoding session; rendered rows leave through the emitter in order of delivery.
+
+    ``visibilities``: for a stream that this connection loads for the first time, what its snapshot shows already; those
+    transactions are left out, so that each change is sent once. ``session`` is used for the catalogue and re-selects.
+    """
+
+    def __init__(
+        self,
+        session: Connection,
+        streams: Iterable[Stream],
+        visibilities: Mapping[StreamName, Visibility],
+        emitter: Emitter,
+    ) -> None:
+        self._session = session
+        self._streams = {stream.table.id: stream for stream in streams if stream.is_followed}
+        self._visibilities = visibilities
+        self._emitter = emitter
+        # By the four bytes of the relation's OID as they stand in a frame.
+        self._targets: dict[bytes, _Target] = {}
+        self._relations: dict[int, StreamName] = {}
+        self._transaction = _Transaction()
+        self._emitted_ms = messages.now_ms()
+        self._batch: list[str | _Incomplete] = []
+        self._batch_bytes = 0
+
+    def take(self, lsn: int, frame: bytes) -> Commit | None:
+        """One frame; a COMMIT is returned, with every row of its transaction in the batch."""
+        tag = frame[0]
+        if tag in (pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE):
+            target = self._targets.get(frame[1:5])
+            if target is not None:
+                self._change(target, lsn, frame)
+        elif tag == pgoutput.BEGIN:
+            self._begin(pgoutput.decode_begin(frame))
+        elif tag == pgoutput.COMMIT:
+            return pgoutput.decode_commit(frame)
+        elif tag == pgoutput.RELATION:
+            self._relation(pgoutput.decode_relation(frame))
+        elif tag == pgoutput.TRUNCATE:
+            self._truncate(pgoutput.decode_truncate(frame))
+        return None
+
+    def flush(self) -> None:
+        """Give the batch to the emitter."""
+        if not self._batch:
+            return
+        self._emitter.running(self._transaction.streams)
+        lines = self._completed()
+        self._emitter.records("".join(lines).encode("latin-1"), len(lines))
+        self._batch = []
+        self._batch_bytes = 0
+
+    def _begin(self, begin: pgoutput.Begin) -> None:
+        now = messages.now_ms()
+        if now - self._emitted_ms > _HEAD_AGE_MS:
+            self._emitted_ms = now
+            for target in self._targets.values():
+                target.head = stamp.head(target.stream.id, now)
+        transaction = self._transaction
+        transaction.xid = begin.xid
+        transaction.updated_at = stamp.commit_time(begin.commit_us)
+        transaction.tail_start, transaction.tail_end = stamp.tail_around_lsn(transaction.updated_at)
+
+    def _change(self, target: _Target, lsn: int, frame: bytes) -> None:
+        transaction = self._transaction
+        if target.visibility is not None and target.visibility.shows(transaction.xid):
+            return
+        tail = f"{transaction.tail_start}{lsn}{transaction.tail_end}"
+        transaction.streams.add(target.stream.id)
+        if frame[5] == pgoutput.NEW_TUPLE:
+            try:
+                self._batch.append(target.plan.render_new(frame, 6, target.head, tail))
+            except SlowRow:
+                self._change_slowly(target, lsn, frame, tail)
+        else:
+            self._change_slowly(target, lsn, frame, tail)
+        self._batch_bytes += len(frame)
+        if self._batch_bytes > BATCH_BYTES:
+            self.flush()
+
+    def _change_slowly(self, target: _Target, lsn: int, frame: bytes, tail: str) -> None:
+        old_kind, old, new = pgoutput.split_change(frame)
+        plan, head = target.plan, target.head
+        deleted_tail = stamp.tail(lsn, self._transaction.updated_at, deleted=True)
+        if new is None:
+            self._batch.append(plan.render_values(old or [], head, deleted_tail))
+            return
+        if old is not None:
+            if len(old) != len(new):
+                raise pgoutput.ProtocolError("an old tuple of another length than the new one")
+            is_moved = any(new[i] is not UNCHANGED and new[i] != old[i] for i in target.key)
+            if old_kind == pgoutput.OLD_TUPLE:
+                # Identity FULL: the old row holds what the new one left out.
+                new = [old[i] if value is UNCHANGED else value for i, value in enumerate(new)]
+            else:
+                new = [old[i] if new[i] is UNCHANGED and i in target.key else new[i] for i in range(len(new))]
+            if is_moved:
+                self._batch.append(plan.render_values(old, head, deleted_tail))
+        if UNCHANGED in new:
+            self._batch.append(_Incomplete(target, new, tail))
+        else:
+            self._batch.append(plan.render_values(new, head, tail))
+
+    def _completed(self) -> list[str]:
+        waiting: dict[int, list[_Incomplete]] = {}
+        for entry in self._batch:
+            if isinstance(entry, _Incomplete):
+                waiting.setdefault(id(entry.target), []).append(entry)
+        for entries in waiting.values():
+            self._fill(entries)
+        return [
+            entry.target.plan.render_values(entry.row, entry.target.head, entry.tail)
+            if isinstance(entry, _Incomplete)
+            else entry
+            for entry in self._batch
+        ]
+
+    def _fill(self, entries: list[_Incomplete]) -> None:
+        target = entries[0].target
+        sent = {
+            i
+            for entry in entries
+            for i, value in enumerate(entry.row)
+            if value is UNCHANGED and target.plan.columns[i].field is not None
+        }
+        if not sent:
+            return
+        columns = [target.names[i] for i in sorted(sent)]
+        # In the order of the key's columns, not the relation's.
+        places = [target.names.index(name) for name in target.stream.table.key]
+        keys = [tuple(str(entry.row[i]) for i in places) for entry in entries]
+        found = toast.reselect(self._session, target.stream.table, columns, keys)
+        for entry, key in zip(entries, keys, strict=True):
+            values = found.get(key)
+            if values is not None:
+                entry.row = [
+                    values[target.names[i]] if value is UNCHANGED and i in sent else value
+                    for i, value in enumerate(entry.row)
+                ]
+
+    def _relation(self, relation: Relation) -> None:
+        name = StreamName(relation.schema, relation.name)
+        self._relations[relation.oid] = name
+        stream = self._streams.get(name)
+        if stream is None:
+            self._targets.pop(relation.oid.to_bytes(4, "big"), None)
+            return
+        # The plan of rows in the batch stays theirs: it is held by each.
+        self._targets[relation.oid.to_bytes(4, "big")] = self._target(stream, relation)
+
+    def _target(self, stream: Stream, relation: Relation) -> _Target:
+        names = tuple(column.name for column in relation.columns)
+        if relation.identity not in "df" or not set(stream.table.key) <= set(names):
+            raise ConfigError(
+                f"The replica identity or the key of {relation.schema}.{relation.name} has changed.",
+                remedy="Refresh the catalog and reset the stream.",
+                stream=stream.id,
+            )
+        known = stream.column_oids
+        for column in relation.columns:
+            if column.name in known and known[column.name] != column.type_oid:
+                log.warning("%s.%s: the type of column %s has changed", *stream.id, column.name)
+        types = load_types(self._session, {column.type_oid for column in relation.columns})
+        plan = TuplePlan(
+            [
+                types.plan_column(column.name if column.name in stream.fields else None, column.type_oid)
+                for column in relation.columns
+            ]
+        )
+        return _Target(
+            stream=stream,
+            plan=plan,
+            names=names,
+            key=tuple(names.index(name) for name in stream.table.key),
+            head=stamp.head(stream.id, self._emitted_ms),
+            visibility=self._visibilities.get(stream.id),
+        )
+
+    def _truncate(self, truncate: pgoutput.Truncate) -> None:
+        for oid in truncate.relation_oids:
+            name = self._relations.get(oid)
+            if name in self._streams:
+                log.warning(
+                    "%s.%s was truncated: its rows stay at the destination until the stream is refreshed", *name
+                )

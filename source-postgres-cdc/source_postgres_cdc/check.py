@@ -1,0 +1,106 @@
+"""Prerequisites of a sync: every problem is found and said at once, each with its remedy. Creates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from airbyte_pg import sql
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConnectorError
+from source_postgres_cdc import publication, server, slot, tables
+from source_postgres_cdc.server import Server
+from source_postgres_cdc.settings import SourceSettings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked."""
+
+    session: Connection
+    server: Server
+    settings: SourceSettings
+
+
+def problems(subject: Subject) -> list[str]:
+    """Every problem of ``subject``, as text with its remedy; empty when a sync can run."""
+    return [text for prerequisite in PREREQUISITES if (text := prerequisite(subject)) is not None]
+
+
+def _wal_level(subject: Subject) -> str | None:
+    if subject.server.wal_level == "logical":
+        return None
+    return (
+        f"wal_level is {subject.server.wal_level}. Run: ALTER SYSTEM SET wal_level = 'logical'; and restart the server."
+    )
+
+
+def _is_primary(subject: Subject) -> str | None:
+    if not subject.server.in_recovery:
+        return None
+    return "The server is a standby; reading from one is not supported yet. Connect to the primary."
+
+
+def _replication_privilege(subject: Subject) -> str | None:
+    query = "select rolsuper or rolreplication from pg_roles where rolname = current_user"
+    if server.value(subject.session, query):
+        return None
+    user = sql.text(sql.name(subject.settings.username), subject.session)
+    return f"The user may not replicate. Run: ALTER ROLE {user} REPLICATION;"
+
+
+def _slot(subject: Subject) -> str | None:
+    found = slot.find(subject.session, subject.server.version, subject.settings.slot)
+    if found is None:
+        failure: ConnectorError | None = (
+            None if subject.settings.create_if_missing else slot.missing(subject.settings.slot, had_state=False)
+        )
+    else:
+        failure = slot.problem(found, subject.server.database)
+    return failure.user_text if failure else None
+
+
+def _free_slots(subject: Subject) -> str | None:
+    used, limit = server.rows(
+        subject.session,
+        "select count(*), current_setting('max_replication_slots')::int from pg_replication_slots",
+    )[0]
+    is_made = slot.find(subject.session, subject.server.version, subject.settings.slot) is not None
+    needed = 1 if is_made else 2
+    if limit - used >= needed:
+        return None
+    return (
+        f"A sync needs {needed} free replication slots (a temporary copy of its own); {used} of {limit} are used. "
+        "Raise max_replication_slots, or drop slots that nobody uses."
+    )
+
+
+def _publication(subject: Subject) -> str | None:
+    found = publication.find(subject.session, subject.settings.publication)
+    if found is not None:
+        return publication.incomplete(found).user_text if found.operations_missing else None
+    if subject.settings.create_if_missing:
+        return None
+    name = sql.text(sql.name(subject.settings.publication), subject.session)
+    return f"The publication {name} does not exist. Run: CREATE PUBLICATION {name} FOR TABLE …;"
+
+
+def _tables(subject: Subject) -> str | None:
+    if tables.load(subject.session, subject.settings.schemas):
+        return None
+    schemas = ", ".join(subject.settings.schemas) or "any schema"
+    return (
+        f"No table in {schemas} can be read. Check the schema names (case sensitive), "
+        "or grant USAGE on the schema and SELECT on its tables."
+    )
+
+
+PREREQUISITES: tuple[Callable[[Subject], str | None], ...] = (
+    _wal_level,
+    _is_primary,
+    _replication_privilege,
+    _free_slots,
+    _slot,
+    _publication,
+    _tables,
+)

@@ -1,0 +1,291 @@
+"""Row plans: for one relation, code generated once that turns its rows into RECORD lines.
+
+The generated functions are the hot path: no loop over columns, no row object. What is rare (a value that JSON cannot
+hold, an unchanged out-of-line value, an old tuple) goes the slow way, ``render_values``, which the fast way equals
+byte for byte where both apply (a test holds them together).
+
+A line is ``head`` + columns + ``tail`` + END; head ends with the opening brace of ``data``, tail holds the meta columns
+with a leading comma. Both are made by the caller, once per snapshot chunk or change (see ``stamp.py``).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from source_postgres_cdc.core import copytext, values
+from source_postgres_cdc.core.pgoutput import ProtocolError, RawValue, Unchanged
+from source_postgres_cdc.core.values import Kind, Unrepresentable
+
+END = "}}}\n"
+
+# Characters that make a chunk of COPY text "mixed": the quote, the backslash and what JSON escapes in strings.
+_SPECIAL = bytes(set(range(32)) - {0x09, 0x0A}) + b'"\\'
+
+CopyFunction = Callable[[list[str], str, str], list[str]]
+TupleFunction = Callable[[bytes, int, str, str], str]
+
+
+@dataclass(frozen=True)
+class PlanColumn:
+    """A column as it is sent: ``field`` is its name in the record, None for one that is read but not sent."""
+
+    field: str | None
+    kind: Kind = Kind.TEXT
+    element: Kind | None = None
+    delimiter: str = ","
+
+    def json(self, text: str) -> str:
+        """The JSON of a value's text. Raises Unrepresentable."""
+        if self.kind is Kind.ARRAY:
+            return values.array(text, values.SCALARS[self.element or Kind.TEXT], self.delimiter)
+        return values.SCALARS[self.kind](text)
+
+    def json_with_gaps(self, text: str) -> str:
+        """As ``json``, with null where an element or the value itself cannot be held."""
+        try:
+            if self.kind is Kind.ARRAY:
+                return values.array(text, values.SCALARS[self.element or Kind.TEXT], self.delimiter, [])
+            return self.json(text)
+        except Unrepresentable:
+            return "null"
+
+
+class SlowRow(Exception):
+    """The generated code met something rare; the caller takes the slow way."""
+
+
+class CopyPlan:
+    """Renders lines of COPY text; the columns are those of the COPY, in its order."""
+
+    def __init__(self, columns: Sequence[PlanColumn]) -> None:
+        self._columns = tuple(columns)
+        functions = _copy_functions(self._columns)
+        self._clean: CopyFunction = functions["clean"]
+        self._mixed: CopyFunction = functions["mixed"]
+
+    def render(self, chunk: bytes, head: str, tail: str) -> tuple[bytes, int]:
+        """Whole lines of COPY text as RECORD lines, and how many they are."""
+        lines = chunk.decode("latin-1").split("\n")
+        lines.pop()  # behind the last line feed
+        clean = len(chunk.translate(None, _SPECIAL)) == len(chunk)
+        try:
+            rendered = (self._clean if clean else self._mixed)(lines, head, tail)
+        except Unrepresentable:
+            rendered = [self._slowly(line, head, tail) for line in lines]
+        except ValueError as error:
+            raise ProtocolError("a COPY line with another number of columns") from error
+        return "".join(rendered).encode("latin-1"), len(rendered)
+
+    def _slowly(self, line: str, head: str, tail: str) -> str:
+        row = copytext.split_line(line) if self._columns else []
+        if len(row) != len(self._columns):
+            raise ProtocolError("a COPY line with another number of columns")
+        return render_values(self._columns, row, head, tail)
+
+
+class TuplePlan:
+    """Renders tuples of pgoutput; the columns are those of the RELATION message, in its order."""
+
+    def __init__(self, columns: Sequence[PlanColumn]) -> None:
+        self.columns = tuple(columns)
+        self._new: TupleFunction = _tuple_function(self.columns)
+
+    def render_new(self, frame: bytes, at: int, head: str, tail: str) -> str:
+        """The tuple that ends ``frame``, starting at ``at``, as a RECORD line. Raises SlowRow, ProtocolError."""
+        try:
+            return self._new(frame, at, head, tail)
+        except (Unrepresentable, IndexError, struct.error):
+            # A value out of the ordinary or a broken frame: the slow way tells which.
+            raise SlowRow from None
+
+    def render_values(self, row: Sequence[RawValue], head: str, tail: str) -> str:
+        """A split tuple as a RECORD line."""
+        if len(row) != len(self.columns):
+            raise ProtocolError("a tuple with another number of columns than its relation")
+        return render_values(self.columns, row, head, tail)
+
+
+def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: str, tail: str) -> str:
+    """A row as a RECORD line, with ``meta.changes`` for what could not be sent.
+
+    A value (or array element) that JSON cannot hold is null; an UNCHANGED one is left out.
+    """
+    fields: list[str] = []
+    changes: list[dict[str, str]] = []
+    for column, value in zip(columns, row, strict=True):
+        if column.field is None:
+            continue
+        if isinstance(value, Unchanged):
+            changes.append(_change(column.field, "SOURCE_RETRIEVAL_ERROR"))
+            continue
+        if value is None:
+            text = "null"
+        else:
+            try:
+                text = column.json(value)
+            except Unrepresentable:
+                text = column.json_with_gaps(value)
+                changes.append(_change(column.field, "SOURCE_SERIALIZATION_ERROR"))
+        fields.append(f"{_json_key(column.field)}:{text}")
+    data = ",".join(fields) + (tail if fields else tail[1:])
+    if not changes:
+        return f"{head}{data}{END}"
+    meta = orjson.dumps({"changes": changes}).decode("latin-1")
+    return f'{head}{data}}},"meta":{meta}}}}}\n'
+
+
+def _change(field: str, reason: str) -> dict[str, str]:
+    return {"field": field, "change": "NULLED", "reason": reason}
+
+
+def _json_key(field: str) -> str:
+    return orjson.dumps(field).decode("latin-1")
+
+
+# Generated code. c0, c1, … are the columns, H and T head and tail. A line is one f-string: one allocation, however
+# many columns. Expressions inside an f-string may hold neither quotes nor backslashes before Python 3.12, so
+# every constant has a name in the scope.
+
+
+def _compile(lines: list[str], columns: Sequence[PlanColumn]) -> dict[str, Any]:
+    scope: dict[str, Any] = {
+        "quote": values.quote,
+        "unescape": copytext.unescape,
+        "unrepresentable": values.unrepresentable,
+        "money": values.money,
+        "plain": values.plain,
+        "timetz": values.timetz,
+        "timestamp": values.timestamp,
+        "timestamptz": values.timestamptz,
+        "SlowRow": SlowRow,
+        "u16": struct.Struct(">H").unpack_from,
+        "u32": struct.Struct(">I").unpack_from,
+        "TAB": "\t",
+        "BACKSLASH": "\\",
+        "NINE": "9",
+        "YES": "t",
+        "TRUE": "true",
+        "FALSE": "false",
+        "NULL": "null",
+        "N": copytext.NULL,
+    }
+    scope |= {f"array{i}": column.json for i, column in enumerate(columns) if column.kind is Kind.ARRAY}
+    exec(compile("\n".join(lines), "<row plan>", "exec"), scope)  # noqa: S102 - our own text; names are escaped
+    return scope
+
+
+def _expression(column: PlanColumn, name: str, index: int) -> str:
+    """The expression of the JSON of the non-null text in ``name``."""
+    match column.kind:
+        case Kind.INTEGER:
+            return name
+        case Kind.DECIMAL:
+            return f"{name} if {name}[-1] <= NINE else unrepresentable()"
+        case Kind.BOOLEAN:
+            return f"TRUE if {name} == YES else FALSE"
+        case Kind.TEXT:
+            return f"quote({name})"
+        case Kind.ARRAY:
+            return f"array{index}({name})"
+        case _:
+            return f"{column.kind.value}({name})"
+
+
+def _clean_piece(column: PlanColumn, index: int) -> str:
+    """The f-string piece of a value that is neither NULL nor holds anything to be escaped."""
+    if column.kind in (Kind.TEXT, Kind.PLAIN):
+        return f'"{{c{index}}}"'
+    return f"{{{_expression(column, f'c{index}', index)}}}"
+
+
+def _quoted_piece(column: PlanColumn, index: int) -> str:
+    """The f-string piece of a value in a line without a backslash, so without NULL."""
+    return _clean_piece(column, index) if column.kind is not Kind.TEXT else f"{{quote(c{index})}}"
+
+
+def _nullable_piece(column: PlanColumn, index: int) -> str:
+    """The f-string piece of any value."""
+    name = f"c{index}"
+    expression = f"({_expression(column, name, index)})"
+    if column.kind in (Kind.TEXT, Kind.ARRAY):
+        escaped = f"({_expression(column, f'unescape({name})', index)})"
+        return f"{{{expression} if BACKSLASH not in {name} else NULL if {name} == N else {escaped}}}"
+    return f"{{{expression} if {name} != N else NULL}}"
+
+
+def _line(columns: Sequence[PlanColumn], pieces: Sequence[str]) -> str:
+    """The f-string of a finished line, from the pieces of its values."""
+    parts = ["{H}"]
+    separator = ""
+    for column, piece in zip(columns, pieces, strict=True):
+        if column.field is not None:
+            parts += [_literal(f"{separator}{_json_key(column.field)}:"), piece]
+            separator = ","
+    parts += ["{T}" if separator else "{T[1:]}", _literal(END)]
+    return f"f'{''.join(parts)}'"
+
+
+def _literal(text: str) -> str:
+    escaped = text.encode("unicode_escape").decode("ascii")
+    return escaped.replace("'", "\\'").replace("{", "{{").replace("}", "}}")
+
+
+def _copy_functions(columns: Sequence[PlanColumn]) -> dict[str, Any]:
+    target = "".join(f"c{i}, " for i in range(len(columns)))
+    unpack = f"{target} = line.split(TAB)" if columns else "pass"
+
+    def line(piece: Callable[[PlanColumn, int], str]) -> str:
+        return _line(columns, [piece(column, i) for i, column in enumerate(columns)])
+
+    return _compile(
+        [
+            "def clean(lines, H, T):",
+            "    out = []",
+            "    for line in lines:",
+            f"        {unpack}",
+            f"        out.append({line(_clean_piece)})",
+            "    return out",
+            "def mixed(lines, H, T):",
+            "    out = []",
+            "    for line in lines:",
+            f"        {unpack}",
+            "        if BACKSLASH in line:",
+            f"            out.append({line(_nullable_piece)})",
+            "        else:",
+            f"            out.append({line(_quoted_piece)})",
+            "    return out",
+        ],
+        columns,
+    )
+
+
+def _tuple_function(columns: Sequence[PlanColumn]) -> TupleFunction:
+    lines = [
+        "def new(f, p, H, T):",
+        f"    if u16(f, p)[0] != {len(columns)}: raise SlowRow",
+        "    p += 2",
+    ]
+    for i, column in enumerate(columns):
+        lines += [
+            "    k = f[p]",
+            "    if k == 116:",
+            # Nearly every length fits one byte: comparing is cheaper than unpacking.
+            "        q = p + 5; p = q + (f[p + 4] if f[p + 1:p + 4] == b'\\0\\0\\0' else u32(f, p + 1)[0])",
+        ]
+        if column.field is not None:
+            lines += [
+                f"        c{i} = f[q:p].decode('latin-1')",
+                f"        c{i} = {_expression(column, f'c{i}', i)}",
+            ]
+        lines += ["    elif k == 110:", f"        p += 1; c{i} = NULL", "    else: raise SlowRow"]
+    lines += [
+        "    if p != len(f): raise SlowRow",
+        f"    return {_line(columns, [f'{{c{i}}}' for i in range(len(columns))])}",
+    ]
+    function: TupleFunction = _compile(lines, columns)["new"]
+    return function

@@ -1,0 +1,115 @@
+"""The publication: find, judge, and where it is ours, create and extend. Ours carries a COMMENT as its mark.
+
+Never dropped, never narrowed, and nobody else's is altered. A table without a usable identity is never added: its
+UPDATE and DELETE would fail in the user's application.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg2 import errors
+from psycopg2.sql import SQL, Composed
+
+from airbyte_pg import sql
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConfigError
+from source_postgres_cdc import server
+from source_postgres_cdc.tables import Table
+
+MARK = "made by source-postgres-cdc"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A publication: whether it is ours, and the operations that it leaves out."""
+
+    name: str
+    is_ours: bool
+    operations_missing: tuple[str, ...]
+
+
+_PUBLICATION = """
+select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), '') = %(mark)s,
+       p.pubinsert, p.pubupdate, p.pubdelete
+from pg_publication p where p.pubname = %(name)s
+"""
+
+
+def find(session: Connection, name: str) -> Publication | None:
+    """The publication ``name``, or None."""
+    found = server.rows(session, _PUBLICATION, {"name": name, "mark": MARK})
+    if not found:
+        return None
+    name, is_ours, *published = found[0]
+    operations = zip(("insert", "update", "delete"), published, strict=True)
+    return Publication(name, is_ours, tuple(operation for operation, is_sent in operations if not is_sent))
+
+
+def create_statement(name: str, tables: Sequence[Table]) -> Composed:
+    """CREATE PUBLICATION for ``tables``."""
+    return SQL("CREATE PUBLICATION {} FOR TABLE {}").format(sql.name(name), _listed(tables))
+
+
+def add_statement(name: str, tables: Sequence[Table]) -> Composed:
+    """ALTER PUBLICATION ... ADD TABLE for ``tables``."""
+    return SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.name(name), _listed(tables))
+
+
+def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_create: bool) -> None:
+    """Make sure that the publication ``name`` exists and holds ``tables``.
+
+    Raises ConfigError with the SQL to run where it is not ours to change.
+    """
+    found = find(session, name)
+    statements: list[Composed] = []
+    if found is None:
+        mark = SQL("COMMENT ON PUBLICATION {} IS {}").format(sql.name(name), sql.literal(MARK))
+        statements = [create_statement(name, tables), mark]
+        what = f"The publication {name} does not exist."
+        may_alter = may_create
+    else:
+        if found.operations_missing:
+            raise incomplete(found)
+        members = _member_oids(session, name)
+        absent = [table for table in tables if table.oid not in members]
+        if not absent:
+            return
+        statements = [add_statement(name, absent)]
+        listed = ", ".join(f"{table.schema}.{table.name}" for table in absent)
+        what = f"The publication {name} does not hold: {listed}."
+        may_alter = may_create and found.is_ours
+    text = "; ".join(sql.text(statement, session) for statement in statements[:1])
+    if not may_alter:
+        raise ConfigError(what, remedy=f"Run: {text};")
+    try:
+        # One transaction: a publication of ours is never seen without its mark.
+        with session.cursor() as cursor:
+            cursor.execute(SQL("; ").join(statements))
+    except errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            f"{what} The database user may not make it so (it must own the tables).",
+            remedy=f"Run as their owner: {text};",
+        ) from error
+    log.info("%s Ran: %s", what, text)
+
+
+def incomplete(found: Publication) -> ConfigError:
+    """The error for a publication that leaves operations out."""
+    listed = ", ".join(found.operations_missing)
+    return ConfigError(
+        f"The publication {found.name} does not publish: {listed}. Those changes would be lost.",
+        remedy=f"Run: ALTER PUBLICATION \"{found.name}\" SET (publish = 'insert, update, delete, truncate');",
+    )
+
+
+def _member_oids(session: Connection, name: str) -> set[int]:
+    return {row[0] for row in server.rows(session, "select relid::bigint from pg_get_publication_tables(%s)", (name,))}
+
+
+def _listed(tables: Sequence[Table]) -> Composed:
+    return SQL(", ").join(sql.table(table.schema, table.name) for table in tables)

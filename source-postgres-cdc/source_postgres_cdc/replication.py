@@ -1,0 +1,140 @@
+"""The change stream: a temporary copy of the anchor, read over the streaming replication protocol.
+
+The copy (the *cursor*) is made and used in one connection and gone with it, so nothing that the driver, a crash or a
+keep-alive confirms moves the anchor, and a killed sync never leaves it "active for PID" (design section 3).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg2 import errors
+from psycopg2.sql import SQL
+
+from airbyte_pg import sql
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConfigError, TransientError
+from source_postgres_cdc import lsn
+from source_postgres_cdc.core import pgoutput
+
+_COMMIT_END = struct.Struct(">Q").unpack_from
+# While idle the server is asked this often how far it has decoded; the pause doubles up to the longest.
+_SHORTEST_PAUSE_S = 0.005
+_LONGEST_PAUSE_S = 0.5
+
+Frame = tuple[int, bytes]
+
+
+class ChangeStream:
+    """Frames of pgoutput from ``start`` on. ``position`` is how far the stream is known to be complete.
+
+    ``session`` is a replication connection; the stream closes it. ``stall_limit_s``: seconds without any progress after
+    which reading fails.
+    """
+
+    def __init__(self, session: Connection, anchor: str, publication: str, start: int, stall_limit_s: float) -> None:
+        self.position = start
+        self._start = start
+        self._session = session
+        self._stall_limit_s = stall_limit_s
+        self._cursor: Any  # a ReplicationCursor
+        self._cursor = session.cursor()
+        cursor_slot = f"airbyte_cursor_{os.getpid()}_{time.time_ns() & 0xFFFFFFFF:x}"
+        _copy(self._cursor, anchor, cursor_slot)
+        self._cursor.start_replication_expert(
+            SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
+                sql.name(cursor_slot),
+                SQL(lsn.render(start)),
+                # A list of identifiers inside a literal: quoted twice.
+                sql.literal(sql.text(sql.name(publication), session)),
+            ),
+            decode=False,
+        )
+
+    def __enter__(self) -> ChangeStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._session.close()
+
+    def frames(self, fence: int) -> Iterator[Frame]:
+        """``(lsn, frame)`` of every message until all transactions that committed before ``fence`` have been given.
+
+        Ends outside a transaction, with ``position`` at or past the fence: reached by a commit, or by the server's word
+        that it has decoded so far. Raises TransientError when nothing moves for the stall limit.
+        """
+        cursor, read = self._cursor, self._cursor.read_message
+        in_transaction = False
+        idle = _Idle(self._session, self._stall_limit_s)
+        while self.position < fence:
+            message = read()
+            if message is None:
+                # Keep-alives are taken in by read_message; the first only echoes the start.
+                reached = cursor.wal_end
+                if not in_transaction and reached > self.position:
+                    self.position = reached
+                if self.position < fence:
+                    idle.wait(cursor, reached)
+                continue
+            idle.over()
+            frame = message.payload
+            tag = frame[0]
+            if tag == pgoutput.BEGIN:
+                in_transaction = True
+            elif tag == pgoutput.COMMIT:
+                in_transaction = False
+                yield message.data_start, frame
+                self.position = max(self.position, _COMMIT_END(frame, 10)[0])
+                continue
+            yield message.data_start, frame
+
+
+class _Idle:
+    """Waiting with nothing to read: ask the server for its position, sleep on the socket, watch the limit."""
+
+    def __init__(self, session: Connection, stall_limit_s: float) -> None:
+        self._socket = session.fileno()
+        self._limit_s = stall_limit_s
+        self._pause_s = _SHORTEST_PAUSE_S
+        self._reached = 0
+        self._since: float | None = None
+
+    def over(self) -> None:
+        """Something was read."""
+        self._since = None
+        self._pause_s = _SHORTEST_PAUSE_S
+
+    def wait(self, cursor: Any, reached: int) -> None:
+        """Until the socket is readable, or the pause is over."""
+        now = time.monotonic()
+        if self._since is None or reached > self._reached:
+            self._since, self._reached = now, reached
+        elif now - self._since > self._limit_s:
+            raise TransientError(
+                f"The server has sent nothing for {self._limit_s:.0f} s and has not reached the end of this sync.",
+                remedy="It may be busy decoding; the next sync goes on from the last state.",
+                detail=f"reached {lsn.render(reached)}",
+            )
+        cursor.send_feedback(reply=True)
+        select.select([self._socket], [], [], self._pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _copy(cursor: Any, anchor: str, name: str) -> None:
+    try:
+        cursor.execute("select pg_copy_logical_replication_slot(%s, %s, true)", (anchor, name))
+    except errors.ConfigurationLimitExceeded as error:
+        raise ConfigError(
+            "The server has no free replication slot for this sync's temporary copy.",
+            remedy="Raise max_replication_slots, or drop slots that nobody uses.",
+        ) from error
+    except errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            "The database user may not read a replication slot.",
+            remedy=f'Run: ALTER ROLE "{cursor.connection.info.user}" REPLICATION;',
+        ) from error

@@ -1,0 +1,103 @@
+"""The configuration of source-postgres-cdc: Airbyte's keys (legacy and 3.8) and ours."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from airbyte_pg.errors import ConfigError
+from airbyte_pg.settings import ConnectionSettings
+
+DEFAULT_SLOT = "airbyte_slot"
+DEFAULT_PUBLICATION = "airbyte_publication"
+
+
+class ReplicationMethod(BaseModel):
+    """How changes are read: from the write-ahead log."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str = Field(default="CDC", title="Method", description="CDC: changes from the write-ahead log.")
+    plugin: str = Field(default="pgoutput", title="Plugin", description="The output plugin: pgoutput.")
+    replication_slot: str = Field(
+        default=DEFAULT_SLOT, title="Replication Slot", description="Logical slot that keeps the position."
+    )
+    publication: str = Field(
+        default=DEFAULT_PUBLICATION, title="Publication", description="Publication that names the tables."
+    )
+    initial_waiting_seconds: int = Field(
+        default=1200,
+        ge=1,
+        title="Liveness Limit",
+        description="Seconds without any progress after which a sync fails (transient error).",
+    )
+    lsn_commit_behaviour: Literal["After loading Data in the destination", "While reading Data"] = Field(
+        default="After loading Data in the destination",
+        title="LSN Commit Behaviour",
+        description="Accepted for compatibility: the slot moves only to a position whose state has come back.",
+    )
+
+
+class SourceSettings(ConnectionSettings):
+    """Configuration of source-postgres-cdc. Unknown keys are accepted and ignored."""
+
+    schemas: list[str] = Field(
+        default=["public"],
+        title="Schemas",
+        description="Schemas to read tables from (case sensitive). Empty: all but the system's.",
+    )
+    replication_method: ReplicationMethod = Field(
+        default=ReplicationMethod(), title="Update Method", description="Slot and publication."
+    )
+    create_if_missing: bool = Field(
+        default=True,
+        title="Create Publication and Slot",
+        description="Make a missing publication or slot, where privileges allow.",
+    )
+
+    @property
+    def slot(self) -> str:
+        """Name of the anchor slot."""
+        return self.replication_method.replication_slot
+
+    @property
+    def publication(self) -> str:
+        """Name of the publication."""
+        return self.replication_method.publication
+
+    def refuse_unsupported(self) -> None:
+        """Raise ConfigError for what this version cannot honour, naming what to use."""
+        super().refuse_unsupported()
+        method = self.replication_method
+        if method.method in ("Standard", "Xmin"):
+            raise ConfigError(
+                f"The update method {method.method} is not offered.",
+                remedy='Use {"method": "CDC"}: it reads the write-ahead log, deletes included.',
+            )
+        if method.method != "CDC":
+            raise ConfigError("The update method is unknown.", remedy='Use {"method": "CDC"}.')
+        if method.plugin != "pgoutput":
+            raise ConfigError("The output plugin is not supported.", remedy="Use pgoutput, which is built in.")
+        for key, accepted in _NOT_YET.items():
+            if self._given(key) not in (None, *accepted):
+                raise ConfigError(f"The option {key} is not supported yet.", remedy="Leave it out.")
+
+    def _given(self, key: str) -> Any:
+        extra = {**(self.model_extra or {}), **(self.replication_method.model_extra or {})}
+        return extra.get(key)
+
+
+# Options of the design that this version does not honour; the values that mean the present behaviour are accepted.
+_NOT_YET: dict[str, tuple[Any, ...]] = {
+    "emit_position": (False,),
+    "failover": (False,),
+    "initial_load": (True,),
+    "run_mode": ("batch",),
+    "schema": ("public",),
+    "schema_change": ("warn",),
+    "special_values": ("null",),
+    "state_type": ("global",),
+    "tables": ("",),
+    "truncate_handling": ("warn",),
+}

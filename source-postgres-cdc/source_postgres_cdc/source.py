@@ -1,0 +1,91 @@
+"""source-postgres-cdc: the four commands, joined from their parts."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from airbyte_pg import messages
+from airbyte_pg.catalog import load_catalog
+from airbyte_pg.cli import Call
+from airbyte_pg.errors import ConfigError, StreamName
+from airbyte_pg.settings import load_settings
+from source_postgres_cdc import check as prerequisites
+from source_postgres_cdc import discover as discovery
+from source_postgres_cdc import publication, server, state, streams, tables
+from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.settings import SourceSettings
+from source_postgres_cdc.sync import Sync
+from source_postgres_cdc.tables import Membership, Table
+
+
+def check(call: Call) -> None:
+    """Say whether a sync can run: every problem at once, each with its remedy."""
+    settings = _settings(call)
+    with closing(server.open_session(settings)) as session:
+        facts = server.inspect(session)
+        problems = prerequisites.problems(prerequisites.Subject(session, facts, settings))
+    call.lines.emit(messages.connection_status(succeeded=not problems, text="\n".join(problems)))
+
+
+def discover(call: Call) -> None:
+    """Print the catalog of the tables that can be read."""
+    settings = _settings(call)
+    with closing(server.open_session(settings)) as session:
+        facts = server.inspect(session)
+        found = tables.load(session, settings.schemas)
+        types = tables.load_types(session, {column.type_oid for table in found for column in table.columns})
+        members = tables.load_members(session, facts.version, settings.publication)
+        may_add = _may_add(publication.find(session, settings.publication), settings)
+    catalog = []
+    for table in found:
+        is_followed = _is_followed(table, members, may_add=may_add)
+        sent = _sent_columns(table, members.get(table.id)) if is_followed else None
+        catalog.append(discovery.airbyte_stream(table, types, is_followed=is_followed, columns=sent))
+    call.lines.emit(messages.catalog(catalog))
+
+
+def read(call: Call) -> None:
+    """Read the catalog's streams: a snapshot of what is new, then the changes, up to the present."""
+    settings = _settings(call)
+    configured = load_catalog(call.catalog)
+    if not configured:
+        raise ConfigError("The configured catalog has no streams.", remedy="Select at least one stream.")
+    emitter = Emitter(call.lines, [entry.id for entry in configured])
+    with closing(server.open_session(settings)) as session:
+        facts = server.inspect(session)
+        given = state.load(call.state, facts.database)
+        if facts.in_recovery:
+            raise ConfigError("Reading from a standby is not supported yet.", remedy="Connect to the primary.")
+        if facts.wal_level != "logical" and any(entry.sync_mode == "incremental" for entry in configured):
+            raise ConfigError(
+                f"wal_level is {facts.wal_level}; changes need logical.",
+                remedy="Run: ALTER SYSTEM SET wal_level = 'logical'; and restart the server.",
+            )
+        schemas = sorted({entry.stream.namespace or "public" for entry in configured})
+        wanted = streams.resolve(configured, tables.load(session, schemas))
+        try:
+            Sync(session, facts, settings, emitter).run(wanted, given)
+        except BaseException:
+            emitter.incomplete()
+            raise
+
+
+def _settings(call: Call) -> SourceSettings:
+    settings = load_settings(call.config, SourceSettings)
+    call.secrets.add(settings.secrets())
+    settings.refuse_unsupported()
+    return settings
+
+
+def _may_add(found: publication.Publication | None, settings: SourceSettings) -> bool:
+    """Whether a sync would add a table to the publication by itself."""
+    return settings.create_if_missing and (found is None or found.is_ours)
+
+
+def _is_followed(table: Table, members: dict[StreamName, Membership], *, may_add: bool) -> bool:
+    return table.can_be_followed and (may_add or table.id in members)
+
+
+def _sent_columns(table: Table, member: Membership | None) -> set[str]:
+    ordinary = {column.name for column in table.columns if not column.is_generated}
+    return ordinary if member is None or member.columns is None else ordinary & member.columns

@@ -1,0 +1,115 @@
+"""The configured catalog met with the server's tables: what is followed, what only read, and with which columns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from airbyte_pg.catalog import ConfiguredStream
+from airbyte_pg.errors import ConfigError, StreamName
+from source_postgres_cdc.discover import META_COLUMNS
+from source_postgres_cdc.tables import Column, Membership, Table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream to be read. ``columns`` are those that its records hold, in the table's order."""
+
+    id: StreamName
+    table: Table
+    is_followed: bool
+    columns: tuple[Column, ...]
+    row_filter: str | None
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the columns that are sent."""
+        return frozenset(column.name for column in self.columns)
+
+    @property
+    def column_oids(self) -> dict[str, int]:
+        """Type OIDs of the columns that are sent, by name."""
+        return {column.name: column.type_oid for column in self.columns}
+
+
+def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> list[Stream]:
+    """The streams of the catalog with their tables, before the publication is known.
+
+    Raises ConfigError for a stream whose table is not there, or cannot be followed as it is configured.
+    """
+    by_name = {table.id: table for table in tables}
+    streams = []
+    for entry in configured:
+        table = by_name.get(entry.id)
+        if table is None:
+            raise ConfigError(
+                f"The table {entry.id.namespace}.{entry.id.name} does not exist, or this user may not read it.",
+                remedy="Refresh the catalog, or grant SELECT on the table and USAGE on its schema.",
+                stream=entry.id,
+            )
+        is_followed = entry.sync_mode == "incremental"
+        if is_followed:
+            _expect_followable(entry, table)
+        streams.append(Stream(entry.id, table, is_followed, _selected(entry, table, is_followed), None))
+    return streams
+
+
+def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership]) -> list[Stream]:
+    """``streams`` with what the publication sends of them: its column lists and row filters hold for snapshots too."""
+    narrowed = []
+    for stream in streams:
+        member = members.get(stream.table.id)
+        if not stream.is_followed or member is None:
+            narrowed.append(stream)
+            continue
+        columns = tuple(column for column in stream.columns if member.columns is None or column.name in member.columns)
+        if missing := set(stream.table.key) - {column.name for column in columns}:
+            raise ConfigError(
+                f"The publication does not send key columns of {_shown(stream.id)}: {', '.join(sorted(missing))}.",
+                remedy="Add them to the publication's column list and to the catalog.",
+                stream=stream.id,
+            )
+        narrowed.append(
+            Stream(stream.id, stream.table, is_followed=True, columns=columns, row_filter=member.row_filter)
+        )
+    return narrowed
+
+
+def _selected(entry: ConfiguredStream, table: Table, is_followed: bool) -> tuple[Column, ...]:
+    wanted = entry.stream.properties
+    columns = tuple(
+        # Generated columns are in no change before 18: a followed stream leaves them out, in its snapshot too.
+        column
+        for column in table.columns
+        if (not wanted or column.name in wanted) and not (is_followed and column.is_generated)
+    )
+    found = {column.name for column in columns}
+    if gone := [name for name in wanted if name not in found and name not in META_COLUMNS]:
+        log.warning("%s: columns of the catalog that are not read: %s", _shown(entry.id), ", ".join(sorted(gone)))
+    if wanted and (unknown := [column.name for column in table.columns if column.name not in wanted]):
+        log.info("%s: columns that the catalog does not select: %s", _shown(entry.id), ", ".join(unknown))
+    return columns
+
+
+def _expect_followable(entry: ConfiguredStream, table: Table) -> None:
+    if not table.can_be_followed:
+        raise ConfigError(
+            f"The table {_shown(entry.id)} cannot be read incrementally: it needs a primary key that is not "
+            "deferrable, and a replica identity of default or full.",
+            remedy="Add a primary key, or configure the stream as full_refresh.",
+            stream=entry.id,
+        )
+    configured = [path[0] for path in entry.primary_key or [] if path]
+    if configured and set(configured) != set(table.key):
+        raise ConfigError(
+            f"The primary key of {_shown(entry.id)} is not the one in the catalog any more.",
+            remedy="Refresh the catalog and reset the stream.",
+            stream=entry.id,
+        )
+
+
+def _shown(stream: StreamName) -> str:
+    return f"{stream.namespace}.{stream.name}"

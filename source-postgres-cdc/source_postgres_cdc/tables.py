@@ -1,0 +1,165 @@
+"""The catalogue: tables with their columns, keys and publication membership, in a few queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import StreamName
+from source_postgres_cdc import server
+from source_postgres_cdc.pgtypes import PgType, Types
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that the user may read, with its type as the catalogue names it."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    is_generated: bool
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A table in the publication: the columns that it sends (None: all) and its row filter as SQL (None: none)."""
+
+    columns: frozenset[str] | None
+    row_filter: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident."""
+
+    oid: int
+    id: StreamName
+    kind: str
+    identity: str
+    is_permanent: bool
+    estimated_rows: int
+    size: int
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def schema(self) -> str:
+        """Name of its schema."""
+        return self.id.namespace or ""
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+        return self.id.name
+
+    @property
+    def can_be_followed(self) -> bool:
+        """Whether its changes can be read by key: an ordinary permanent table whose identity covers its key.
+
+        Without a usable identity, publishing it would make its UPDATE and DELETE fail in the user's application.
+        """
+        return self.kind == "r" and self.is_permanent and bool(self.key) and self.identity in ("d", "f")
+
+
+_TABLES = """
+select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence = 'p',
+       greatest(c.reltuples, 0)::bigint, c.relpages::bigint * 8192
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p', 'v', 'm', 'f')
+  and c.relpersistence <> 't'
+  and n.nspname not in ('information_schema', 'pg_catalog', 'pg_internal', 'catalog_history')
+  and n.nspname !~ '^pg_(toast|temp)'
+  and c.relname not in ('pg_stat_statements', 'pg_stat_statements_info', 'pg_buffercache')
+  and (%(schemas)s::text[] = '{}' or n.nspname = any (%(schemas)s::text[]))
+  and has_schema_privilege(n.oid, 'usage')
+  and has_any_column_privilege(c.oid, 'select')
+order by n.nspname, c.relname
+"""
+
+_COLUMNS = """
+select a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, a.attgenerated <> ''
+from pg_attribute a
+where a.attrelid = any (%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
+  and has_column_privilege(a.attrelid, a.attnum, 'select')
+order by a.attrelid, a.attnum
+"""
+
+# A deferrable key is no key: it streams orders that delete live rows (design section 3).
+_KEYS = """
+select i.indrelid::bigint, array_agg(a.attname::text order by k.place)
+from pg_index i
+cross join lateral unnest(i.indkey::int2[]) with ordinality k (attnum, place)
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+where i.indrelid = any (%(oids)s::oid[]) and i.indisprimary and i.indimmediate and i.indisvalid
+  and k.place <= i.indnkeyatts
+group by i.indrelid
+"""
+
+_TYPES = """
+select t.oid::bigint, t.typname, t.typbasetype::bigint, t.typtypmod,
+       case when exists (select from pg_type e where e.oid = t.typelem and e.typarray = t.oid)
+            then t.typelem::bigint else 0 end,
+       t.typdelim::text
+from pg_type t where t.oid = any (%(oids)s::oid[])
+"""
+
+_MEMBERS = """
+select schemaname, tablename, null::text[], null::text
+from pg_publication_tables where pubname = %(publication)s
+"""
+
+_MEMBERS_15 = """
+select schemaname, tablename, attnames::text[], rowfilter
+from pg_publication_tables where pubname = %(publication)s
+"""
+
+
+def load(session: Connection, schemas: Sequence[str]) -> list[Table]:
+    """Every relation of ``schemas`` (all, when empty) that the user may read."""
+    heads = server.rows(session, _TABLES, {"schemas": list(schemas)})
+    oids = {"oids": [head[0] for head in heads]}
+    columns: dict[int, list[Column]] = {}
+    for oid, name, type_oid, typmod, is_generated in server.rows(session, _COLUMNS, oids):
+        columns.setdefault(oid, []).append(Column(name, type_oid, typmod, is_generated))
+    keys = {oid: tuple(key) for oid, key in server.rows(session, _KEYS, oids)}
+    tables = []
+    for oid, schema, name, kind, identity, is_permanent, estimated_rows, size in heads:
+        own = tuple(columns.get(oid, ()))
+        key = keys.get(oid, ())
+        readable = {column.name for column in own}
+        tables.append(
+            Table(
+                oid=oid,
+                id=StreamName(schema, name),
+                kind=kind,
+                identity=identity,
+                is_permanent=is_permanent,
+                estimated_rows=estimated_rows,
+                size=size,
+                columns=own,
+                key=key if readable.issuperset(key) else (),
+            )
+        )
+    return tables
+
+
+def load_types(session: Connection, oids: Iterable[int]) -> Types:
+    """The types ``oids`` and those that they are made of."""
+    found: dict[int, PgType] = {}
+    wanted = set(oids)
+    while wanted:
+        rows = server.rows(session, _TYPES, {"oids": sorted(wanted)})
+        found |= {row[0]: PgType(*row) for row in rows}
+        wanted = {part for row in rows for part in (row[2], row[4]) if part} - found.keys()
+    return Types(found)
+
+
+def load_members(session: Connection, version: int, publication: str) -> dict[StreamName, Membership]:
+    """The tables of a publication, by name."""
+    query = _MEMBERS_15 if version >= 150000 else _MEMBERS
+    return {
+        StreamName(schema, name): Membership(frozenset(columns) if columns is not None else None, row_filter)
+        for schema, name, columns, row_filter in server.rows(session, query, {"publication": publication})
+    }
