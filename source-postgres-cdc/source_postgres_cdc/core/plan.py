@@ -99,7 +99,7 @@ class TuplePlan:
         """The tuple that ends ``frame``, starting at ``at``, as a RECORD line. Raises SlowRow, ProtocolError."""
         try:
             return self._new(frame, at, head, tail)
-        except (Unrepresentable, IndexError, struct.error):
+        except (Unrepresentable, IndexError, ValueError, struct.error):
             # A value out of the ordinary or a broken frame: the slow way tells which.
             raise SlowRow from None
 

@@ -84,7 +84,7 @@ def timestamp(text: str) -> str:
 def timestamptz(text: str) -> str:
     """``2024-03-12 22:41:18.042+00`` (session time zone UTC) to ``"2024-03-12T22:41:18.042000Z"``."""
     size = len(text)
-    if 22 <= size <= 29 and text[10] == " " and text[-3] == "+":
+    if 22 <= size <= 29 and text[10] == " " and text[-3:] == "+00":
         return f'"{text[:10]}T{text[11:-3]}{_FRACTION[size - 23 if size > 22 else 0]}Z"'
     return _timestamp(text, "Z")
 

@@ -1,0 +1,108 @@
+"""The generated code equals the slow way, byte for byte, and both equal a plain oracle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from source_postgres_cdc.core.pgoutput import UNCHANGED, ProtocolError
+from source_postgres_cdc.core.plan import CopyPlan, PlanColumn, SlowRow, TuplePlan, render_values
+from source_postgres_cdc.core.values import Kind
+
+from . import frames
+from .test_values import escaped
+
+HEAD = '{"type":"RECORD","record":{"stream":"t","emitted_at":1,"data":{'
+TAIL = ',"_ab_cdc_lsn":7'
+
+COLUMNS = [
+    PlanColumn("id", Kind.INTEGER),
+    PlanColumn('odd "name" {}\'\\é\n', Kind.TEXT),
+    PlanColumn("amount", Kind.DECIMAL),
+    PlanColumn(None, Kind.TEXT),
+    PlanColumn("at", Kind.TIMESTAMPTZ),
+    PlanColumn("ok", Kind.BOOLEAN),
+    PlanColumn("list", Kind.ARRAY, Kind.TEXT),
+]
+
+TEXT = st.text(st.characters(max_codepoint=255, exclude_characters="\x00"))
+ROW = st.tuples(
+    st.none() | st.integers().map(str),
+    st.none() | TEXT,
+    st.none() | st.decimals(allow_nan=False, allow_infinity=False).map(lambda d: f"{d:f}") | st.just("NaN"),
+    st.none() | TEXT,
+    st.none() | st.sampled_from(["2024-01-02 03:04:05+00", "2024-01-02 03:04:05.5+00", "infinity"]),
+    st.none() | st.sampled_from(["t", "f"]),
+    st.none() | st.sampled_from(["{}", "{a,b}", '{"a\\\\b","c\\"d",NULL}']),
+)
+
+
+def copy_chunk(rows) -> bytes:
+    lines = ("\t".join("\\N" if value is None else escaped(value) for value in row) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode("latin-1")
+
+
+@given(st.lists(ROW, max_size=5))
+def test_copy_and_stream_and_the_slow_way_give_the_same_bytes(rows):
+    slow = [render_values(COLUMNS, row, HEAD, TAIL) for row in rows]
+    rendered, count = CopyPlan(COLUMNS).render(copy_chunk(rows), HEAD, TAIL)
+    assert count == len(rows)
+    assert rendered.decode("latin-1") == "".join(slow)
+    plan = TuplePlan(COLUMNS)
+    for row, expected in zip(rows, slow, strict=True):
+        try:
+            line = plan.render_new(frames.insert(5, row), 6, HEAD, TAIL)
+        except SlowRow:
+            line = plan.render_values(list(row), HEAD, TAIL)
+        assert line == expected
+
+
+@given(ROW)
+def test_a_line_holds_the_row(row):
+    record = json.loads(render_values(COLUMNS, row, HEAD, TAIL))["record"]
+    data = record["data"]
+    assert len(data) == len(COLUMNS)  # one is not sent, one is the meta column
+    assert data["_ab_cdc_lsn"] == 7
+    assert data['odd "name" {}\'\\Ã©\n'] == row[1]
+    assert ("meta" in record) == (row[2] == "NaN")
+    if row[2] == "NaN":
+        assert data["amount"] is None
+        assert record["meta"]["changes"] == [
+            {"field": "amount", "change": "NULLED", "reason": "SOURCE_SERIALIZATION_ERROR"}
+        ]
+
+
+def test_an_ordinary_row_goes_the_fast_way():
+    row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}"]
+    line = TuplePlan(COLUMNS).render_new(frames.insert(5, row), 6, HEAD, TAIL)
+    assert json.loads(line)["record"]["data"]["at"] == "2024-01-02T03:04:05.000000Z"
+
+
+def test_an_unchanged_value_is_left_out_and_said_so():
+    line = TuplePlan(COLUMNS).render_values(["1", UNCHANGED, None, UNCHANGED, None, None, None], HEAD, TAIL)
+    record = json.loads(line)["record"]
+    assert [change["reason"] for change in record["meta"]["changes"]] == ["SOURCE_RETRIEVAL_ERROR"]
+    assert set(record["data"]) == {"id", "amount", "at", "ok", "list", "_ab_cdc_lsn"}
+
+
+def test_a_table_without_columns_gives_the_meta_columns():
+    rendered, count = CopyPlan([]).render(b"\n\n", HEAD, TAIL)
+    assert count == 2
+    assert [json.loads(line)["record"]["data"] for line in rendered.splitlines()] == [{"_ab_cdc_lsn": 7}] * 2
+
+
+def test_a_line_with_another_number_of_columns_is_refused():
+    for chunk in (b"1\tx\n", b"1\t\\N\n", b"1\tx\t2\tx\t\\N\tt\t{}\tmore\n"):
+        with pytest.raises(ProtocolError):
+            CopyPlan(COLUMNS).render(chunk, HEAD, TAIL)
+
+
+@given(ROW)
+def test_a_tuple_cut_anywhere_never_goes_the_fast_way(row):
+    frame = frames.insert(5, row)
+    for end in range(6, len(frame)):
+        with pytest.raises((SlowRow, ProtocolError)):
+            TuplePlan(COLUMNS).render_new(frame[:end], 6, HEAD, TAIL)

@@ -1,0 +1,74 @@
+"""Configurations of Airbyte's connectors are taken as they are; what cannot be honoured yet is said plainly."""
+
+from __future__ import annotations
+
+import pytest
+
+from airbyte_pg.errors import ConfigError
+from airbyte_pg.settings import parse_settings
+from source_postgres_cdc.settings import SourceSettings
+
+BASE = {"host": "h", "port": 5432, "database": "d", "username": "u", "password": "secret word"}
+
+
+def given(**more):
+    return parse_settings({**BASE, **more}, SourceSettings)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"ssl_mode": {"mode": "require"}, "tunnel_method": {"tunnel_method": "NO_TUNNEL"}, "schemas": ["a", "B"]},
+        {
+            "replication_method": {
+                "method": "CDC",
+                "plugin": "pgoutput",
+                "replication_slot": "s",
+                "publication": "p",
+                "initial_waiting_seconds": 300,
+                "queue_size": 10000,
+                "lsn_commit_behaviour": "While reading Data",
+                "heartbeat_action_query": "select 1",
+                "invalid_cdc_cursor_position_behavior": "Re-sync data",
+                "initial_load_timeout_hours": 8,
+                "debezium_shutdown_timeout_seconds": 60,
+            },
+            "check_privileges": True,
+            "checkpoint_target_interval_seconds": 300,
+            "max_db_connections": None,
+            "entra_service_principal_auth": False,
+        },
+    ],
+)
+def test_airbyte_configurations_are_accepted(more):
+    settings = given(**more)
+    settings.refuse_unsupported()
+    assert "secret word" in set(settings.secrets())
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"replication_method": {"method": "Standard"}}, "CDC"),
+        ({"replication_method": {"method": "Xmin"}}, "CDC"),
+        ({"replication_method": {"method": "CDC", "plugin": "wal2json"}}, "pgoutput"),
+        ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "tunnel"),
+        ({"ssl_mode": {"mode": "verify-full"}}, "verify-full"),
+        ({"jdbc_url_params": "a=b"}, "jdbc_url_params"),
+        ({"truncate_handling": "propagate"}, "truncate_handling"),
+        ({"tables": "public.a"}, "tables"),
+        ({"replication_method": {"initial_load": False}}, "initial_load"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(more, word):
+    with pytest.raises(ConfigError) as caught:
+        given(**more).refuse_unsupported()
+    assert word in caught.value.user_text
+
+
+def test_a_wrong_field_is_named_without_its_value():
+    with pytest.raises(ConfigError, match="port") as caught:
+        given(port="secret-port")
+    assert "secret-port" not in caught.value.user_text
+    assert caught.value.__cause__ is None
