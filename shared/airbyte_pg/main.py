@@ -1,6 +1,83 @@
-"""The console command ``airbyte-pg``."""
+"""The console command ``airbyte-pg``: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from airbyte_pg.errors import ConfigError, ConnectorError
+from airbyte_pg.sync import Plan, sync
+
+_SOURCE = "source-postgres-cdc"
+_DESTINATION = "destination-postgres"
 
 
 def main() -> None:
-    """Placeholder until the runner lands."""
-    raise SystemExit("airbyte-pg: no command yet")
+    """Run the command of the process's arguments."""
+    sys.exit(run())
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command in ``argv`` and return the exit code: the sync's, 1 for our own error, 2 for wrong arguments."""
+    arguments = _parser().parse_args(argv)
+    try:
+        plan = Plan(
+            source=_command("--source", arguments.source, _SOURCE),
+            destination=_command("--destination", arguments.destination, _DESTINATION),
+            source_config=arguments.source_config,
+            destination_config=arguments.destination_config,
+            catalog=arguments.catalog,
+            state=arguments.state,
+            log_level=arguments.log_level,
+        )
+        return sync(plan)
+    except ConnectorError as error:
+        sys.stderr.write(f"error: {error.user_text}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="airbyte-pg", description="Run Airbyte connectors without an orchestrator.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("sync", help="move data from a source to a destination, once")
+    files = {
+        "--source-config": "the source's configuration",
+        "--destination-config": "the destination's configuration",
+        "--state": "where the position is kept; made by the first sync",
+    }
+    for option, text in files.items():
+        command.add_argument(option, required=True, type=Path, metavar="FILE", help=f"{text} (JSON)")
+    command.add_argument(
+        "--catalog",
+        type=Path,
+        metavar="FILE",
+        help="what `discover` printed, or a configured catalog; without it everything that `discover` finds is moved: "
+        "incremental, deduplicated where there is a key, else replaced as a whole",
+    )
+    for option, default in (("--source", _SOURCE), ("--destination", _DESTINATION)):
+        command.add_argument(option, metavar="COMMAND", help=f"the command that runs the {option[2:]} ({default})")
+    level = command.add_mutually_exclusive_group()
+    level.add_argument(
+        "--verbose", action="store_const", dest="log_level", const=logging.INFO, help="show INFO messages"
+    )
+    level.add_argument(
+        "--debug", action="store_const", dest="log_level", const=logging.DEBUG, help="make them log more and show all"
+    )
+    command.set_defaults(log_level=logging.WARNING)
+    return parser
+
+
+def _command(option: str, given: str | None, default: str) -> list[str]:
+    if given:
+        return shlex.split(given)
+    # The one that was installed with us, whether or not its virtual environment is active.
+    beside = Path(sys.executable).with_name(default)
+    found = str(beside) if beside.is_file() else shutil.which(default)
+    if found is None:
+        raise ConfigError(f"The command {default} is not installed.", remedy=f"Install it, or name one with {option}.")
+    return [found]
