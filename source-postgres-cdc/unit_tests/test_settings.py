@@ -11,7 +11,7 @@ from source_postgres_cdc.settings import SourceSettings
 BASE = {"host": "h", "port": 5432, "database": "d", "username": "u", "password": "secret word"}
 
 
-def given(**more):
+def given(**more: object) -> SourceSettings:
     return parse_settings({**BASE, **more}, SourceSettings)
 
 

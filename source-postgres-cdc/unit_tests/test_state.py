@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -19,11 +21,11 @@ def example(position: int = 0x1_0000_0010) -> State:
     return State("slot", "7710262860117813849", 3, "my db", position, progress)
 
 
-def payload(position: int = 0x1_0000_0010) -> dict:
+def payload(position: int = 0x1_0000_0010) -> dict[str, Any]:
     return example(position).render(5)
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[], object]] = {
     "array": lambda: [payload(1), payload()],
     "one object": payload,
     "a message": lambda: {"type": "STATE", "state": payload()},
