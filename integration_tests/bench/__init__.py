@@ -1,0 +1,1 @@
+"""Throughput of the connectors next to PostgreSQL's own tools. Reports; asserts nothing."""
