@@ -1,0 +1,74 @@
+"""STATE lines: which stream's records one covers, and the line that goes back once they are committed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from airbyte_pg.errors import StreamName, SystemFault
+
+
+class _Descriptor(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+
+
+class _StreamState(msgspec.Struct):
+    stream_descriptor: _Descriptor
+
+
+class _Head(msgspec.Struct):
+    type: str | None = None
+    stream: _StreamState | None = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class RecordCounts:
+    """Counts the records of each stream since the last STATE that covered them."""
+
+    def __init__(self) -> None:
+        self._counts: dict[StreamName, int] = {}
+
+    def add(self, stream: StreamName, count: int) -> None:
+        """``count`` more records of ``stream`` have come."""
+        self._counts[stream] = self._counts.get(stream, 0) + count
+
+    def take(self, stream: StreamName | None) -> int:
+        """The records that a STATE of ``stream`` covers (None: of all streams), counted from here on anew."""
+        if stream is not None:
+            return self._counts.pop(stream, 0)
+        total = sum(self._counts.values())
+        self._counts.clear()
+        return total
+
+
+def covered_stream(state: Raw) -> StreamName | None:
+    """The stream that a STATE is about, or None: GLOBAL and LEGACY ones are about all.
+
+    Raises SystemFault for a STREAM state without a descriptor.
+    """
+    try:
+        head = _decode_head(state)
+    except msgspec.DecodeError:
+        raise SystemFault("A STATE of the input is not valid.") from None
+    if head.stream is not None:
+        descriptor = head.stream.stream_descriptor
+        return StreamName(descriptor.namespace, descriptor.name)
+    if head.type == "STREAM":
+        raise SystemFault("A STREAM state of the input names no stream.")
+    return None
+
+
+def acknowledgement(line: bytes, record_count: int) -> bytes:
+    """``line`` with ``destinationStats``: every key and every value that came is returned byte for byte."""
+    message: dict[str, Any] = _decode_object(line)
+    state = _decode_object(message["state"])
+    # The protocol's type is a double; the platform compares numbers, some readers types.
+    state["destinationStats"] = Raw(b'{"recordCount":%d.0}' % record_count)
+    message["state"] = state
+    return msgspec.json.encode(message) + b"\n"

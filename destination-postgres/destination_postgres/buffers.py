@@ -1,0 +1,78 @@
+"""What has been received and not committed: COPY text by stream, STATE lines behind it, and when to flush it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from airbyte_pg.errors import StreamName
+from destination_postgres.rowcode import Encoded
+
+# A flush begins at the first STATE behind this much COPY text (raw and final together), or anywhere at twice as much.
+# One such batch may be on its way to the server while the next is filled; larger ones gained nothing when measured.
+SOFT_LIMIT_BYTES = 16 << 20
+HARD_LIMIT_BYTES = 2 * SOFT_LIMIT_BYTES
+# Rows of a slow stream become visible this long after they came, at a STATE; twice as long without one.
+SOFT_AGE_S = 5.0
+HARD_AGE_S = 2 * SOFT_AGE_S
+
+
+@dataclass
+class StreamBuffer:
+    """The rows of one stream as pieces of COPY text."""
+
+    raw: list[bytes] = field(default_factory=list)
+    final: list[bytes] = field(default_factory=list)
+    row_count: int = 0
+    data_bytes: int = 0
+
+
+class Batch:
+    """What one flush writes, and the STATE lines that its commit releases, in their order."""
+
+    def __init__(self) -> None:
+        self.streams: dict[StreamName, StreamBuffer] = {}
+        self.acknowledgements: list[bytes] = []
+        self._size = 0
+        self._since: float | None = None
+
+    def add(self, stream: StreamName, rows: Encoded, now_s: float) -> None:
+        """Take rows of ``stream``; ``now_s`` is a monotonic clock."""
+        buffer = self.streams.setdefault(stream, StreamBuffer())
+        buffer.raw.append(rows.raw)
+        buffer.final.append(rows.final)
+        buffer.row_count += rows.row_count
+        buffer.data_bytes += rows.data_bytes
+        self._size += len(rows.raw) + len(rows.final)
+        self._begin(now_s)
+
+    def acknowledge(self, line: bytes, now_s: float) -> None:
+        """Queue a STATE line behind the rows that have come so far."""
+        self.acknowledgements.append(line)
+        self._begin(now_s)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write and nothing to release."""
+        return self._since is None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.streams)
+
+    def is_due(self, now_s: float, *, at_state: bool) -> bool:
+        """Whether to flush now; ``at_state``: the last thing that came was a STATE, so no transaction is cut."""
+        if self._since is None:
+            return False
+        age_s = now_s - self._since
+        if self._size >= HARD_LIMIT_BYTES or age_s >= HARD_AGE_S:
+            return True
+        return at_state and (self._size >= SOFT_LIMIT_BYTES or age_s >= SOFT_AGE_S or not self.has_rows)
+
+    def patience_s(self, now_s: float) -> float | None:
+        """How long to wait for more input before an idle input makes the batch due; None for ever."""
+        return None if self._since is None else max(self._since + SOFT_AGE_S - now_s, 0.0)
+
+    def _begin(self, now_s: float) -> None:
+        if self._since is None:
+            self._since = now_s

@@ -1,0 +1,105 @@
+"""destination-postgres: check and write, joined from their parts."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from contextlib import closing
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+from airbyte_pg import messages
+from airbyte_pg.catalog import load_catalog
+from airbyte_pg.cli import Call
+from airbyte_pg.connect import connect
+from airbyte_pg.errors import Stopped, StreamName
+from airbyte_pg.settings import load_settings
+from destination_postgres.check import check_rights
+from destination_postgres.flusher import Flusher
+from destination_postgres.inbox import Inbox
+from destination_postgres.loading import Loader, OpenStream
+from destination_postgres.raw_ids import RawIds
+from destination_postgres.rowcode import RowEncoder
+from destination_postgres.settings import DestinationSettings
+from destination_postgres.writer import Writer
+
+_APPLICATION_NAME = "destination-postgres"
+# numeric knows the infinities from here on.
+_NUMERIC_INFINITY_VERSION = 140_000
+# How long a sync that was stopped waits until the server has given up the flush on its way.
+_STOP_S = 3.0
+
+
+def check(call: Call) -> None:
+    """Try everything that write needs of the server; nothing is left behind."""
+    settings = _settings(call)
+    with closing(connect(settings, application_name=_APPLICATION_NAME)) as connection:
+        check_rights(connection, settings)
+    call.lines.emit(messages.connection_status(succeeded=True))
+
+
+def write(call: Call) -> None:
+    """Write the messages of stdin into raw and final tables; print each STATE once it is committed."""
+    settings = _settings(call)
+    configured = load_catalog(call.catalog)
+    with closing(connect(settings, application_name=_APPLICATION_NAME)) as connection:
+        loader = Loader(connection, settings)
+        streams = loader.open(configured)
+        # What lives now lives to the end: spare the collector from walking through it again and again.
+        gc.freeze()
+        try:
+            _write(call, connection, loader, streams)
+        except Exception:
+            # The failure is the thing to tell, not that the server would not clean up after it.
+            with contextlib.suppress(psycopg2.Error):
+                loader.close()
+            raise
+        loader.close()
+
+
+def _write(call: Call, connection: Connection, loader: Loader, streams: list[OpenStream]) -> None:
+    waiting_fd, waking_fd = os.pipe()
+    flusher = Flusher(loader.write, call.lines.emit, lambda: _wake(waking_fd))
+    encoders = _encoders(streams, numeric_infinity=connection.server_version >= _NUMERIC_INFINITY_VERSION)
+    inbox = Inbox(sys.stdin.fileno(), waiting_fd)
+    try:
+        Writer(inbox, encoders, flusher, loader.complete).run()
+    except Stopped:
+        with contextlib.suppress(psycopg2.Error):
+            connection.cancel()
+        flusher.join(_STOP_S)
+        raise
+    except Exception:
+        # Nobody may hear of a flush after the last word on how the sync ended.
+        flusher.join()
+        raise
+
+
+def _encoders(streams: list[OpenStream], *, numeric_infinity: bool) -> dict[StreamName, RowEncoder]:
+    ids = RawIds()
+    return {
+        stream.plan.id: RowEncoder(
+            stream.plan.id,
+            stream.plan.columns,
+            ids,
+            generation_id=stream.opening.generation,
+            sync_id=stream.plan.sync_id,
+            numeric_infinity=numeric_infinity,
+        )
+        for stream in streams
+    }
+
+
+def _settings(call: Call) -> DestinationSettings:
+    settings = load_settings(call.config, DestinationSettings)
+    call.secrets.add(settings.secrets())
+    return settings
+
+
+def _wake(fd: int) -> None:
+    # The reading end may be gone when the process is ending.
+    with contextlib.suppress(OSError):
+        os.write(fd, b".")

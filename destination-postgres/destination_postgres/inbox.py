@@ -1,0 +1,209 @@
+"""stdin bytes -> typed messages. A RECORD's data stays the bytes that it is.
+
+The common case is decoded a megabyte at a time; a line that the decoder does not take is looked at by itself, and is
+either repaired (lone surrogates, which PostgreSQL cannot store), or ignored (no JSON object), or the end of the sync.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import select
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from airbyte_pg.errors import SystemFault
+
+# As much as a pipe can hold (/proc/sys/fs/pipe-max-size): fewer, larger chunks to decode.
+CHUNK_BYTES = 1 << 20
+# fcntl.F_SETPIPE_SZ, which Python 3.10's fcntl does not know everywhere.
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+
+_log = logging.getLogger(__name__)
+
+
+# Not ``Raw | None``: msgspec takes only null for that. What is missing is an empty Raw.
+_MISSING: Final = Raw()
+
+
+class Record(msgspec.Struct, gc=False):
+    """AirbyteRecordMessage: ``data`` and ``meta`` as they came, ``emitted_at`` in milliseconds."""
+
+    stream: str
+    data: Raw
+    emitted_at: int
+    namespace: str | None = None
+    meta: Raw = _MISSING
+
+
+class Message(msgspec.Struct, gc=False):
+    """AirbyteMessage, as deep as the type of it needs."""
+
+    type: str
+    record: Record | None = None
+    state: Raw = _MISSING
+    trace: Raw = _MISSING
+    log: Raw = _MISSING
+
+
+class Line(msgspec.Struct, gc=False):
+    """A message that is no RECORD, with the bytes of its line."""
+
+    message: Message
+    text: bytes
+
+
+class TruncatedInput(SystemFault):
+    """The input ended inside a line."""
+
+
+class _LooseRecord(msgspec.Struct, gc=False):
+    # emitted_at as some writers spell it: 1.7e12, 1700000000000.0.
+    stream: str
+    data: Raw
+    emitted_at: float
+    namespace: str | None = None
+    meta: Raw = _MISSING
+
+
+class _LooseMessage(msgspec.Struct, gc=False):
+    record: _LooseRecord
+
+
+_decoder: Final = msgspec.json.Decoder(Message)
+_loose_decoder: Final = msgspec.json.Decoder(_LooseMessage)
+
+# The escapes of a JSON string, one after the other, so that an escaped backslash is never taken for a beginning.
+_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
+
+
+class Inbox:
+    """Reads whole lines from a file descriptor; ``wake_fd`` readable ends the waiting."""
+
+    def __init__(self, fd: int, wake_fd: int) -> None:
+        self._fd = fd
+        self._wake_fd = wake_fd
+        self._parts: list[bytes] = []
+        self._lines_read = 0
+        self._unknown_types: set[str] = set()
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, CHUNK_BYTES)
+
+    def read(self, timeout_s: float | None) -> bytes | None:
+        """Whole lines, each with its line feed (the input's last may lack it).
+
+        ``b""`` when none came in time or when woken; None at the end.
+        """
+        readable, _, _ = select.select([self._fd, self._wake_fd], [], [], timeout_s)
+        if self._wake_fd in readable:
+            os.read(self._wake_fd, 4096)
+        if self._fd not in readable:
+            return b""
+        chunk = os.read(self._fd, CHUNK_BYTES)
+        if not chunk:
+            rest = b"".join(self._parts)
+            self._parts = []
+            return rest or None
+        end = chunk.rfind(b"\n") + 1
+        if not end:
+            # The middle of a long line: joined once, when it ends.
+            self._parts.append(chunk)
+            return b""
+        lines = b"".join([*self._parts, chunk[:end]])
+        self._parts = [chunk[end:]] if end < len(chunk) else []
+        return lines
+
+    def parse(self, lines: bytes) -> list[Message | Line]:
+        """The messages in ``lines``, in order; those that are no RECORDs with their line.
+
+        Raises SystemFault for a line that is no message but may have been one, TruncatedInput if it is the last.
+        """
+        try:
+            messages = _decoder.decode_lines(lines)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._parse_each(lines)
+        count = len(messages)
+        # One message a line, or the lines must be looked at one by one: two halves must not become a whole.
+        if count != lines.count(b"\n") or not lines.endswith(b"\n"):
+            return self._parse_each(lines)
+        self._lines_read += count
+        if all(message.type == "RECORD" for message in messages):
+            return messages  # type: ignore[return-value] # list is invariant; nobody writes to it
+        return [
+            message if message.type == "RECORD" else Line(message, text)
+            for message, text in zip(messages, lines.split(b"\n"), strict=False)
+        ]
+
+    def _parse_each(self, lines: bytes) -> list[Message | Line]:
+        found: list[Message | Line] = []
+        complete = lines.endswith(b"\n")
+        texts = lines.split(b"\n")
+        for position, text in enumerate(texts):
+            self._lines_read += 1
+            if not text.strip():
+                continue
+            if not text.lstrip().startswith(b"{"):
+                _log.info("ignored a line of the input that is no JSON object: line=%d", self._lines_read)
+                continue
+            message = self._parse_one(text, last=not complete and position == len(texts) - 1)
+            found.append(message if message.type == "RECORD" else Line(message, text))
+        return found
+
+    def _parse_one(self, text: bytes, *, last: bool) -> Message:
+        try:
+            return _decoder.decode(text)
+        except RecursionError:
+            raise SystemFault("A line of the input is nested too deep.", detail=f"line {self._lines_read}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            repaired = _repaired(text)
+        if repaired is not None:
+            return repaired
+        kind = TruncatedInput if last else SystemFault
+        what = "The input ended inside a line." if last else "A line of the input is no valid Airbyte message."
+        raise kind(what, detail=f"line {self._lines_read}, {len(text)} bytes")
+
+
+def repair_escapes(text: bytes, *, drop_nul: bool) -> bytes:
+    """JSON ``text`` with U+FFFD for each lone surrogate and, if asked, without NUL characters."""
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        escape = match.group()
+        if len(escape) != 6:
+            return escape
+        if drop_nul and escape == b"\\u0000":
+            return b""
+        return b"\\ufffd" if escape[2:4].lower() in _SURROGATES else escape
+
+    return _ESCAPE.sub(replaced, text)
+
+
+_SURROGATES = frozenset({b"d8", b"d9", b"da", b"db", b"dc", b"dd", b"de", b"df"})
+
+
+def _repaired(text: bytes) -> Message | None:
+    # A STATE must come back as it came, so only records are repaired.
+    message: Message | None
+    for candidate in (text, repair_escapes(text, drop_nul=False)):
+        try:
+            message = _decoder.decode(candidate)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            message = _loosely(candidate)
+        if message is not None:
+            return message if candidate is text or message.type == "RECORD" else None
+    return None
+
+
+def _loosely(text: bytes) -> Message | None:
+    try:
+        record = _loose_decoder.decode(text).record
+        kind = msgspec.json.decode(text, type=dict[str, Raw]).get("type")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if kind is None or bytes(kind) != b'"RECORD"' or not record.emitted_at.is_integer():
+        return None
+    return Message("RECORD", Record(record.stream, record.data, int(record.emitted_at), record.namespace, record.meta))

@@ -1,0 +1,141 @@
+"""The ledger: what the connector remembers of each stream on the server, written in the data's own transactions.
+
+Which names a stream's tables have, which generation they hold completely, and which one is being built, where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from airbyte_pg.sql import names
+from destination_postgres import sqlgen
+from destination_postgres.naming import TableNames
+from destination_postgres.sqlgen import Table
+from destination_postgres.streams import StreamPlan
+
+LEDGER_TABLE = "_airbyte_pg_ledger"
+
+_TYPES = {
+    "namespace": "character varying",
+    "name": "character varying",
+    "raw_table": "character varying",
+    "final_schema": "character varying",
+    "final_table": "character varying",
+    # The last generation that was completed by replacing the one before.
+    "generation_complete": "bigint",
+    # The generation that is to replace the present rows and is not complete, and whether its rows are in tables of
+    # its own (true) or, because there was nothing to replace, in the visible ones.
+    "generation_building": "bigint",
+    "building_aside": "boolean",
+    "updated_at": "timestamp with time zone",
+}
+_KEY = ("namespace", "name")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger says of a stream's generations; the default is a stream that it does not know."""
+
+    complete: int | None = None
+    building: int | None = None
+    aside: bool = False
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a sync begins to write a stream.
+
+    ``generation``: what rows are stamped with. ``building``: they replace the present ones when the stream is
+    complete; ``aside``: until then they are kept in tables of their own. ``adopt``: what an interrupted build has left
+    aside is to be added to the visible tables first; ``discard``: it is to be thrown away.
+    """
+
+    generation: int | None
+    building: bool = False
+    aside: bool = False
+    adopt: bool = False
+    discard: bool = False
+
+
+def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
+    """How to go on with a stream, by its mode, its generation ids and what was left (reference 2.7).
+
+    ``filled``: whether the visible tables have rows. Without ids, overwrite replaces and the other modes keep.
+    """
+    generation = plan.generation_id
+    if not plan.overwrite and not plan.minimum_generation_id:
+        # Rows of a refresh that was broken off have been acknowledged: nobody will send them again.
+        return Opening(generation, adopt=entry.aside)
+    if generation is None:
+        generation = 1 + max(entry.complete or 0, entry.building or 0)
+    elif entry.building == generation:
+        # The platform sends the ids of a refresh that it resumes again. A literal overwrite says nothing of that: only
+        # a stream that can be resumed goes on.
+        if not plan.overwrite or plan.resumable:
+            return Opening(generation, building=True, aside=entry.aside)
+    elif entry.complete == generation and not plan.overwrite:
+        return Opening(generation)
+    return Opening(generation, building=True, aside=filled, discard=entry.aside)
+
+
+class Ledger:
+    """The ledger table of a raw schema."""
+
+    def __init__(self, raw_schema: str) -> None:
+        self._table = Table(raw_schema, LEDGER_TABLE)
+
+    def ensure(self, cursor: Cursor) -> None:
+        """Create the table if it is missing."""
+        cursor.execute(sqlgen.create_table(self._table, _TYPES, required=_KEY))
+        index = sqlgen.create_unique_index(f"{LEDGER_TABLE}_stream", self._table, _KEY)
+        cursor.execute(index)
+
+    def names(self, cursor: Cursor) -> dict[tuple[str, str], TableNames]:
+        """The table names of every stream that was ever written, by namespace and name."""
+        cursor.execute(
+            sql.SQL("select {} from {}").format(
+                names([*_KEY, "raw_table", "final_schema", "final_table"]), self._table.sql
+            )
+        )
+        return {(namespace, stream): TableNames(*rest) for namespace, stream, *rest in cursor.fetchall()}
+
+    def entry(self, cursor: Cursor, plan: StreamPlan) -> Entry:
+        """What is known of a stream."""
+        cursor.execute(
+            sql.SQL("select {} from {} where namespace = %s and name = %s").format(
+                names(["generation_complete", "generation_building", "building_aside"]), self._table.sql
+            ),
+            (plan.namespace, plan.id.name),
+        )
+        row = cursor.fetchone()
+        return Entry(row[0], row[1], bool(row[2])) if row else Entry()
+
+    def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
+        """Write what is now so."""
+        values = {
+            "namespace": plan.namespace,
+            "name": plan.id.name,
+            "raw_table": plan.visible.raw.name,
+            "final_schema": plan.visible.final.schema,
+            "final_table": plan.visible.final.name,
+            "generation_complete": entry.complete,
+            "generation_building": entry.building,
+            "building_aside": entry.aside,
+        }
+        changed = sql.SQL(", ").join(
+            sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))
+            for column in _TYPES
+            if column not in _KEY
+        )
+        cursor.execute(
+            sql.SQL("insert into {} ({}) values ({}, now()) on conflict (namespace, name) do update set {}").format(
+                self._table.sql,
+                names(_TYPES),
+                sql.SQL(", ").join(sql.Placeholder() * len(values)),
+                changed,
+            ),
+            tuple(values.values()),
+        )

@@ -1,0 +1,129 @@
+"""What happens on the server, one transaction at a time: streams are opened, batches written, generations completed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from airbyte_pg.catalog import ConfiguredStream
+from airbyte_pg.errors import StreamName
+from destination_postgres import final, raw, sqlgen
+from destination_postgres.buffers import Batch, StreamBuffer
+from destination_postgres.ledger import Entry, Ledger, Opening, open_generation
+from destination_postgres.naming import raw_schema_name
+from destination_postgres.settings import DestinationSettings
+from destination_postgres.streams import StreamPlan, Target, plan_streams
+from destination_postgres.tables import ensure_schema, is_filled
+from destination_postgres.transactions import retried, transaction
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    """A stream that is being written: where to, and as which generation."""
+
+    plan: StreamPlan
+    opening: Opening
+
+    @property
+    def target(self) -> Target:
+        """The tables that rows go to now."""
+        return self.plan.aside if self.opening.aside else self.plan.visible
+
+
+class Loader:
+    """Writes the streams of one catalog over one connection; every method is whole transactions, or raises."""
+
+    def __init__(self, connection: Connection, settings: DestinationSettings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._raw_schema = raw_schema_name(settings.raw_data_schema)
+        self._ledger = Ledger(self._raw_schema)
+        self._streams: dict[StreamName, OpenStream] = {}
+
+    def open(self, configured: Sequence[ConfiguredStream]) -> list[OpenStream]:
+        """Make everything ready for ``configured``: schemas, ledger, tables. Raises ConfigError for what cannot be."""
+        retried(self._ensure_ledger, creating=True)
+        # A second transaction: the names must be read after whoever created the ledger has committed.
+        with transaction(self._connection) as cursor:
+            recorded = self._ledger.names(cursor)
+        plans = plan_streams(configured, self._settings.default_schema, self._raw_schema, recorded)
+        for plan in plans:
+            self._streams[plan.id] = OpenStream(plan, retried(partial(self._open_one, plan), creating=True))
+        return list(self._streams.values())
+
+    def write(self, batch: Batch) -> None:
+        """Write the rows of ``batch`` in one transaction, and log what was committed."""
+        if not batch.has_rows:
+            return
+        # Always in the same order, so that two syncs cannot wait for each other's locks.
+        ordered = sorted(batch.streams.items(), key=lambda item: str(self._streams[item[0]].target.final))
+        retried(lambda: self._write_once(ordered))
+        for stream, buffer in ordered:
+            label = self._streams[stream].plan.label
+            # The runner of `airbyte-pg sync` reads this line.
+            _log.info("committed stream=%s rows=%d bytes=%d", label, buffer.row_count, buffer.data_bytes)
+
+    def complete(self, stream: StreamName) -> None:
+        """All rows of ``stream`` have been written: a generation that was built takes the place of the old one."""
+        opened = self._streams[stream]
+        if opened.opening.building:
+            retried(lambda: self._complete_once(opened))
+
+    def close(self) -> None:
+        """Drop the staging tables."""
+        with transaction(self._connection) as cursor:
+            for opened in self._streams.values():
+                final.close_staging(cursor, opened.plan)
+
+    def _ensure_ledger(self) -> None:
+        with transaction(self._connection) as cursor:
+            ensure_schema(cursor, self._raw_schema)
+            self._ledger.ensure(cursor)
+
+    def _open_one(self, plan: StreamPlan) -> Opening:
+        with transaction(self._connection) as cursor:
+            ensure_schema(cursor, plan.visible.final.schema)
+            self._ensure(cursor, plan, plan.visible)
+            filled = is_filled(cursor, plan.visible.final) or is_filled(cursor, plan.visible.raw)
+            entry = self._ledger.entry(cursor, plan)
+            opening = open_generation(plan, entry, filled=filled)
+            if opening.adopt:
+                self._ensure(cursor, plan, plan.aside)
+                raw.move(cursor, plan.aside.raw, plan.visible.raw)
+                final.move(cursor, plan, plan.aside, plan.visible)
+            if opening.adopt or opening.discard:
+                cursor.execute(sqlgen.drop_tables(plan.aside.tables))
+            if opening.aside:
+                self._ensure(cursor, plan, plan.aside)
+            final.open_staging(cursor, plan)
+            building = opening.generation if opening.building else None
+            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside))
+        return opening
+
+    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target) -> None:
+        raw.ensure(cursor, target.raw, plan.id)
+        final.ensure(cursor, plan, target)
+
+    def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]]) -> None:
+        with transaction(self._connection) as cursor:
+            for stream, buffer in ordered:
+                opened = self._streams[stream]
+                raw.load(cursor, opened.target.raw, buffer.raw, stream)
+                final.load(cursor, opened.plan, opened.target, buffer.final)
+
+    def _complete_once(self, opened: OpenStream) -> None:
+        plan = opened.plan
+        with transaction(self._connection) as cursor:
+            if opened.opening.aside:
+                cursor.execute(sqlgen.delete_all(plan.visible.raw))
+                raw.move(cursor, plan.aside.raw, plan.visible.raw)
+                final.replace(cursor, plan, plan.aside, plan.visible)
+                cursor.execute(sqlgen.drop_tables(plan.aside.tables))
+            self._ledger.record(cursor, plan, Entry(complete=opened.opening.generation))

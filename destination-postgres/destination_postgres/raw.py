@@ -1,0 +1,31 @@
+"""Raw tables: every record as it came, with Airbyte 2.x's columns. No index: nothing here looks a row up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from psycopg2.extensions import cursor as Cursor
+
+from airbyte_pg.errors import StreamName
+from destination_postgres import sqlgen
+from destination_postgres.columns import RAW_TYPES
+from destination_postgres.copyin import copy_in
+from destination_postgres.sqlgen import Table
+from destination_postgres.tables import ensure_table
+
+COLUMNS = tuple(RAW_TYPES)
+
+
+def ensure(cursor: Cursor, table: Table, stream: StreamName) -> None:
+    """Create the raw table if it is missing. Raises ConfigError for one with other columns."""
+    ensure_table(cursor, table, RAW_TYPES, stream=stream)
+
+
+def load(cursor: Cursor, table: Table, chunks: Iterable[bytes], stream: StreamName) -> None:
+    """Add rows given as COPY text."""
+    copy_in(cursor, table, COLUMNS, chunks, stream)
+
+
+def move(cursor: Cursor, origin: Table, target: Table) -> None:
+    """Add the rows of ``origin`` to ``target``."""
+    cursor.execute(sqlgen.append(target, origin, COLUMNS))

@@ -1,0 +1,96 @@
+"""What the source says besides records and states: statuses are judged, warnings and errors passed on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from airbyte_pg.errors import ConnectorError, StreamName, SystemFault, TransientError
+from destination_postgres.inbox import Message
+
+_LEVELS = {"FATAL": logging.CRITICAL, "ERROR": logging.ERROR, "WARN": logging.WARNING}
+_TERMINAL = frozenset({"COMPLETE", "INCOMPLETE"})
+# Types that a destination is sent by some runner and has no use for.
+_IGNORED = frozenset({"SPEC", "CONNECTION_STATUS", "CATALOG", "CONTROL", "DESTINATION_CATALOG"})
+
+_log = logging.getLogger(__name__)
+
+
+class Relay:
+    """Keeps the terminal status of each of ``streams`` and the first error that the source reported."""
+
+    def __init__(self, streams: Collection[StreamName]) -> None:
+        self._streams = streams
+        self._statuses: dict[StreamName, str] = {}
+        self._source_error: str | None = None
+        self._unknown_types: set[str] = set()
+
+    def take(self, message: Message) -> None:
+        """Take a message that is neither RECORD nor STATE. Raises SystemFault for a status that cannot be."""
+        if message.type == "LOG":
+            self._take_log(_object(message.log))
+        elif message.type == "TRACE":
+            trace = _object(message.trace)
+            if trace.get("type") == "STREAM_STATUS":
+                self._take_status(_nested(trace, "stream_status"))
+            elif trace.get("type") == "ERROR":
+                self._take_error(_nested(trace, "error"))
+        elif message.type not in _IGNORED and message.type not in self._unknown_types:
+            self._unknown_types.add(message.type)
+            _log.info("ignored messages of an unknown type")
+
+    def is_complete(self, stream: StreamName) -> bool:
+        """Whether the source said that it sent all of ``stream``."""
+        return self._statuses.get(stream) == "COMPLETE"
+
+    def expect_records(self, stream: StreamName) -> None:
+        """Raise SystemFault if ``stream`` has ended: a record after its end would be of no generation."""
+        if stream in self._statuses:
+            raise SystemFault("The input has a record after the stream's last status.", stream=stream)
+
+    def failure(self, incomplete: Sequence[StreamName]) -> ConnectorError:
+        """What to fail with when ``incomplete`` streams were left; the source's own words where it had any."""
+        detail = f"{len(incomplete)} streams without COMPLETE"
+        if self._source_error is not None:
+            return TransientError(f"The source failed: {self._source_error}", detail=detail)
+        return TransientError(
+            "Some streams were unsuccessful due to a source error. See logs for details.", detail=detail
+        )
+
+    def _take_log(self, log: dict[str, Any]) -> None:
+        level = _LEVELS.get(str(log.get("level")))
+        if level is not None:
+            _log.log(level, "source: %s", log.get("message"))
+
+    def _take_error(self, error: dict[str, Any]) -> None:
+        text = str(error.get("message") or error.get("internal_message") or "no message")
+        _log.error("source: %s", text)
+        if self._source_error is None:
+            self._source_error = text
+
+    def _take_status(self, status: dict[str, Any]) -> None:
+        if status.get("status") not in _TERMINAL:
+            return
+        descriptor = _nested(status, "stream_descriptor")
+        stream = StreamName(descriptor.get("namespace"), str(descriptor.get("name")))
+        if stream not in self._streams:
+            raise SystemFault("The input has the status of a stream that is not in the catalog.", stream=stream)
+        if self._statuses.setdefault(stream, status["status"]) != status["status"]:
+            raise SystemFault("The input has two different last statuses of one stream.", stream=stream)
+
+
+def _object(raw: Raw) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(raw or b"{}")
+    except msgspec.DecodeError:
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _nested(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    found = parent.get(key)
+    return found if isinstance(found, dict) else {}

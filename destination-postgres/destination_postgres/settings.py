@@ -1,0 +1,82 @@
+"""This connector's configuration, and the ConnectorSpecification made from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from airbyte_pg.errors import ConfigError
+from airbyte_pg.settings import ConnectionSettings
+
+DEFAULT_RAW_SCHEMA = "airbyte_internal"
+
+
+class DestinationSettings(ConnectionSettings):
+    """Where to write. The keys of destination-postgres 2.x and 3.x are accepted, and unknown ones ignored."""
+
+    model_config = ConfigDict(
+        title="Postgres Destination Spec",
+        json_schema_extra={"required": ["host", "port", "username", "database", "schema"]},
+    )
+
+    schemas: str = Field(
+        default="public",
+        alias="schema",
+        title="Default Schema",
+        description="Schema of the streams that come without a namespace. Of several, separated by commas, the first.",
+        json_schema_extra={"examples": ["public"]},
+    )
+    raw_data_schema: str = Field(
+        default=DEFAULT_RAW_SCHEMA,
+        title="Raw Table Schema Name",
+        description="Schema of the raw tables and of the connector's own tables.",
+    )
+    cdc_deletion_mode: Literal["Hard delete", "Soft delete"] = Field(
+        default="Hard delete",
+        title="CDC deletion mode",
+        description="What a deletion in the source does to a deduplicated table. Only hard deletes are supported yet.",
+    )
+    disable_type_dedupe: bool = Field(
+        default=False,
+        title="Disable Final Tables",
+        description="Write raw tables only. Not supported yet.",
+    )
+    drop_cascade: bool = Field(
+        default=False,
+        title="Drop tables with CASCADE",
+        description="Allow dropping what depends on a table that must be made anew. This version never drops one.",
+    )
+    unconstrained_number: bool = Field(
+        default=True,
+        title="Unconstrained numeric columns",
+        description="Numbers are kept exactly, in columns without limits. Switching it off is not supported yet.",
+    )
+    raw_retention: Literal["keep", "typed", "none"] = Field(
+        default="keep",
+        title="Raw retention",
+        description="Which rows stay in the raw tables. Only keep is supported yet.",
+    )
+
+    @property
+    def default_schema(self) -> str:
+        """Schema, as the user wrote it, of streams without a namespace."""
+        return self.schema_names[0]
+
+    @property
+    def schema_names(self) -> list[str]:
+        """The configured schemas as the user wrote them; never empty."""
+        return [name.strip() for name in self.schemas.split(",") if name.strip()] or ["public"]
+
+    def refuse_unsupported(self) -> None:
+        """Raise ConfigError for an option that this version cannot honour."""
+        super().refuse_unsupported()
+        unsupported = {
+            "disable_type_dedupe": self.disable_type_dedupe,
+            "cdc_deletion_mode Soft delete": self.cdc_deletion_mode == "Soft delete",
+            f"raw_retention {self.raw_retention}": self.raw_retention != "keep",
+            "unconstrained_number false": not self.unconstrained_number,
+        }
+        for option, asked in unsupported.items():
+            if asked:
+                raise ConfigError(f"{option} is not supported yet.", remedy="Leave the option out.")

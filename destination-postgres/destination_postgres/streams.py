@@ -1,0 +1,144 @@
+"""ConfiguredStream -> StreamPlan: everything about a stream that is known before the server is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from airbyte_pg.catalog import ConfiguredStream
+from airbyte_pg.errors import ConfigError, StreamName
+from destination_postgres import naming
+from destination_postgres.columns import Column, columns_of
+from destination_postgres.naming import TableNames
+from destination_postgres.sqlgen import Dedup, Table
+
+# A CDC source's mark of a deleted row.
+DELETED_AT_FIELD = "_ab_cdc_deleted_at"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A set of tables that a stream's rows go to: the visible ones, or those that a generation is built in."""
+
+    raw: Table
+    final: Table
+    tombstones: Table | None
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All of them."""
+        return (self.raw, self.final, *([self.tombstones] if self.tombstones else []))
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """A stream as it is written. ``namespace`` is never None: streams without one get the default schema's name."""
+
+    id: StreamName
+    namespace: str
+    columns: tuple[Column, ...]
+    dedup: Dedup | None
+    overwrite: bool
+    generation_id: int | None
+    minimum_generation_id: int | None
+    sync_id: int | None
+    resumable: bool
+    visible: Target
+    aside: Target
+    staging: Table
+
+    @property
+    def label(self) -> str:
+        """``namespace.name`` as logs show it."""
+        return self.id.name if self.id.namespace is None else f"{self.id.namespace}.{self.id.name}"
+
+    @property
+    def final_columns(self) -> list[str]:
+        """The columns of the final table in the order in which rows are written."""
+        return [*(column.name for column in self.columns), *naming.META_COLUMNS]
+
+
+def plan_streams(
+    streams: Sequence[ConfiguredStream],
+    default_schema: str,
+    raw_schema: str,
+    recorded: Mapping[tuple[str, str], TableNames],
+) -> list[StreamPlan]:
+    """The plans of ``streams``, in order; ``recorded`` are the names of earlier syncs (naming.table_names).
+
+    Raises ConfigError, naming the stream, for what cannot be written.
+    """
+    if not streams:
+        raise ConfigError("The catalog has no streams.", remedy="Select at least one.")
+    names = naming.table_names([configured.id for configured in streams], default_schema, recorded)
+    return [
+        _plan(configured, default_schema, raw_schema, tables) for configured, tables in zip(streams, names, strict=True)
+    ]
+
+
+def _plan(configured: ConfiguredStream, default_schema: str, raw_schema: str, names: TableNames) -> StreamPlan:
+    _check_generations(configured)
+    try:
+        columns = columns_of(configured.stream.properties)
+    except ConfigError as error:
+        error.stream = configured.id
+        raise
+    dedup = _dedup(configured, columns) if configured.destination_sync_mode == "append_dedup" else None
+    buries = dedup is not None and dedup.deleted_at is not None
+
+    def own(role: str) -> Table:
+        return Table(raw_schema, naming.helper_name(role, names.final_schema, names.final_table))
+
+    return StreamPlan(
+        id=configured.id,
+        namespace=default_schema if configured.stream.namespace is None else configured.stream.namespace,
+        columns=columns,
+        dedup=dedup,
+        overwrite=configured.destination_sync_mode == "overwrite",
+        generation_id=configured.generation_id,
+        minimum_generation_id=configured.minimum_generation_id,
+        sync_id=configured.sync_id,
+        resumable=bool(configured.stream.is_resumable),
+        visible=Target(
+            raw=Table(raw_schema, names.raw_table),
+            final=Table(names.final_schema, names.final_table),
+            tombstones=own("tombstones") if buries else None,
+        ),
+        aside=Target(
+            raw=own("raw_aside"),
+            final=own("final_aside"),
+            tombstones=own("tombstones_aside") if buries else None,
+        ),
+        staging=own("staging"),
+    )
+
+
+def _check_generations(configured: ConfiguredStream) -> None:
+    generation, minimum = configured.generation_id, configured.minimum_generation_id
+    if minimum and generation is not None and minimum != generation:
+        raise ConfigError(
+            f"minimum_generation_id {minimum} with generation_id {generation} is not supported.",
+            remedy="The minimum must be 0 (keep all rows) or the generation itself (replace them).",
+            stream=configured.id,
+        )
+
+
+def _dedup(configured: ConfiguredStream, columns: Iterable[Column]) -> Dedup:
+    by_field = {column.field: column.name for column in columns}
+    key = [_top_level(path, "primary key", by_field, configured.id) for path in configured.key]
+    if not key:
+        raise ConfigError(
+            "append_dedup needs a primary key.",
+            remedy="Choose one, or another destination sync mode.",
+            stream=configured.id,
+        )
+    cursor = _top_level(configured.cursor, "cursor", by_field, configured.id) if configured.cursor else None
+    return Dedup(tuple(dict.fromkeys(key)), cursor, by_field.get(DELETED_AT_FIELD))
+
+
+def _top_level(path: Sequence[str], what: str, by_field: Mapping[str, str], stream: StreamName) -> str:
+    if len(path) != 1:
+        raise ConfigError(f"The {what} must be a top-level column.", stream=stream)
+    if path[0] not in by_field:
+        raise ConfigError(f"The {what} is no column of the stream: {path[0]}.", stream=stream)
+    return by_field[path[0]]

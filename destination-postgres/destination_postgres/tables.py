@@ -1,0 +1,118 @@
+"""Schemas, tables and indexes on the server: look first, create what is missing, refuse what is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from psycopg2.extensions import cursor as Cursor
+
+from airbyte_pg.errors import ConfigError, StreamName
+from destination_postgres import sqlgen
+from destination_postgres.naming import META_COLUMNS, helper_name
+from destination_postgres.sqlgen import Table
+
+_SCHEMA_EXISTS = "select exists (select from pg_namespace where nspname = %s)"
+
+_RELATION = """\
+select c.oid, c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relname = %s"""
+
+_COLUMNS = """\
+select attname, format_type(atttypid, null), format_type(atttypid, atttypmod)
+from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order by attnum"""
+
+# The leading columns of every plain index that can be used for equality.
+_INDEXED_COLUMNS = """\
+select array(
+  select a.attname::text from unnest(i.indkey::int2[]) with ordinality k(attnum, position)
+  left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  order by k.position)
+from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
+where i.indrelid = %s and i.indisvalid and i.indpred is null and i.indexprs is null and m.amname = 'btree'"""
+
+# Ordinary and partitioned tables take rows; views and foreign tables are somebody else's.
+_TABLE_KINDS = frozenset({"r", "p"})
+
+
+def ensure_schema(cursor: Cursor, schema: str) -> None:
+    """Create ``schema`` if it is missing. IF NOT EXISTS would ask for the right to create even where it is there."""
+    cursor.execute(_SCHEMA_EXISTS, (schema,))
+    if not _fetched(cursor)[0]:
+        cursor.execute(sqlgen.create_schema(schema))
+
+
+def ensure_table(
+    cursor: Cursor,
+    table: Table,
+    types: Mapping[str, str],
+    *,
+    required: Iterable[str] = (),
+    stream: StreamName,
+) -> None:
+    """Create ``table`` with these columns, or see that it has them, in any order.
+
+    Raises ConfigError for a table that the connector did not make or that has other columns.
+    """
+    oid = _table_oid(cursor, table, stream)
+    if oid is None:
+        cursor.execute(sqlgen.create_table(table, types, required=required))
+        return
+    cursor.execute(_COLUMNS, (oid,))
+    found = {column: (base, exact) for column, base, exact in cursor.fetchall()}
+    if not any(column in found for column in META_COLUMNS) and any(column in types for column in META_COLUMNS):
+        raise ConfigError(
+            f"The table {table} was not made by this connector: it has no _airbyte columns.",
+            remedy="Rename it, or write to another schema.",
+            stream=stream,
+        )
+    problems = _differences(found, types)
+    if problems:
+        raise ConfigError(
+            f"The table {table} does not have the stream's columns: {'; '.join(problems)}.",
+            remedy="Changed schemas are not supported yet: rename or drop the table and refresh the stream.",
+            stream=stream,
+        )
+
+
+def ensure_key_index(cursor: Cursor, table: Table, key: Sequence[str], stream: StreamName) -> None:
+    """See that an index leads with the columns of ``key`` (in any order); 2.x's own serves."""
+    cursor.execute(_INDEXED_COLUMNS, (_table_oid(cursor, table, stream),))
+    if not any(set(columns[: len(key)]) == set(key) for (columns,) in cursor.fetchall()):
+        cursor.execute(sqlgen.create_index(helper_name("key", table.schema, table.name), table, key))
+
+
+def is_filled(cursor: Cursor, table: Table) -> bool:
+    """Whether ``table`` has a row."""
+    cursor.execute(sqlgen.is_filled(table))
+    return bool(_fetched(cursor)[0])
+
+
+def _table_oid(cursor: Cursor, table: Table, stream: StreamName) -> int | None:
+    cursor.execute(_RELATION, (table.schema, table.name))
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    oid, kind = row
+    if kind not in _TABLE_KINDS:
+        raise ConfigError(f"{table} exists and is no table.", remedy="Rename it.", stream=stream)
+    return int(oid)
+
+
+def _differences(found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str]) -> list[str]:
+    missing = [column for column in wanted if column not in found]
+    # Our own columns may have a length (2.x: varchar(36)); the user's must be able to hold every value.
+    other = [
+        f"{column} ({found[column][1]} instead of {wanted[column]})"
+        for column in wanted
+        if column in found and found[column][0 if column.startswith("_airbyte_") else 1] != wanted[column]
+    ]
+    surplus = [column for column in found if column not in wanted]
+    shown = (("missing", missing), ("of another type", other), ("not in the stream", surplus))
+    return [f"{what}: {', '.join(columns)}" for what, columns in shown if columns]
+
+
+def _fetched(cursor: Cursor) -> tuple[object, ...]:
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("a query that always has a row has none")
+    return row

@@ -1,0 +1,81 @@
+"""One transaction with every setting that our SQL relies on, set for it alone: nothing is left to the session.
+
+So a transaction pooler may stand in between, and the defaults of role, database and server do not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import psycopg2
+from psycopg2 import errors
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+# UTC: texts without a zone mean UTC. search_path: no operator of a user's schema comes before the system's.
+_BEGIN = """\
+begin isolation level read committed read write;
+set local timezone = 'UTC';
+set local datestyle = 'ISO, YMD';
+set local search_path = 'pg_catalog';
+set local client_min_messages = 'warning'"""
+
+# Another try is likely to get through: the other transaction has won and ended.
+_CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure)
+# Two sessions that create the same thing at once, in spite of IF NOT EXISTS (reference 3.11).
+_RACES = (errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema, errors.DuplicateObject)
+_ATTEMPTS = 6
+_FIRST_PAUSE_S = 0.05
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+@contextlib.contextmanager
+def transaction(connection: Connection) -> Iterator[Cursor]:
+    """A cursor within a new transaction: committed at the end, rolled back when the body raises."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BEGIN)
+        try:
+            yield cursor
+            cursor.execute("commit")
+        except Exception:
+            # The first error is the one to tell; a lost connection rolls back by itself. Stopped (no Exception)
+            # does not wait for the server: the connection is closed on the way out.
+            with contextlib.suppress(psycopg2.Error):
+                cursor.execute("rollback")
+            raise
+
+
+@contextlib.contextmanager
+def trial(connection: Connection) -> Iterator[Cursor]:
+    """A cursor within a new transaction that is rolled back at the end, whatever happens."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BEGIN)
+        try:
+            yield cursor
+        finally:
+            with contextlib.suppress(psycopg2.Error):
+                cursor.execute("rollback")
+
+
+def retried(work: Callable[[], _Result], *, creating: bool = False) -> _Result:
+    """What ``work()``, one whole transaction, returns; tried again after a deadlock or serialisation failure.
+
+    ``creating``: also when somebody else created the same table or schema meanwhile.
+    """
+    expected = (*_CONFLICTS, *_RACES) if creating else _CONFLICTS
+    pause_s = _FIRST_PAUSE_S
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return work()
+        except expected as error:
+            _log.warning("a transaction is tried again: sqlstate=%s", error.pgcode)
+            time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            pause_s *= 2
+    return work()

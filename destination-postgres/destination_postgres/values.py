@@ -1,0 +1,206 @@
+"""What a value of ``data`` becomes in its column: text that the server takes without question, or None (NULL).
+
+Values stay text: they are judged by their shape and copied, never turned into numbers or dates. Rules and limits:
+reference 3.5 and 3.6. What is refused here becomes NULL with an entry in ``_airbyte_meta.changes``; so these
+functions must refuse everything that the server would, or a whole batch fails. The reverse matters less.
+
+Two entrances: the ``*_text`` functions take the decoded text of a JSON string, ``from_json`` takes any JSON text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from destination_postgres.columns import Kind
+
+_INT8_MAX = "9223372036854775807"
+_INT8_MIN = "9223372036854775808"
+
+# numeric: 131,072 digits before the point and 16,383 after (PostgreSQL documentation, Numeric Types).
+_NUMERIC_WHOLE = 131_072
+_NUMERIC_FRACTION = 16_383
+# Digits in an exponent beyond which no mantissa that fits into a line of a gigabyte brings the number back.
+_EXPONENT_DIGITS = 6
+
+_NUMBER = re.compile(r"\s*([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?)(\d+))?\s*", re.ASCII)
+_INTEGER = re.compile(r"\s*([+-]?)0*(\d+)\s*", re.ASCII)
+_SPECIAL_NUMBERS = frozenset({"nan", "infinity", "-infinity"})
+_INFINITIES = frozenset({"infinity", "-infinity"})
+
+_CLOCK = r"(?:(?:[01]\d|2[0-3]):[0-5]\d(?::(?:[0-5]\d|60)(?:\.\d{1,30})?)?|24:00(?::00(?:\.0{1,30})?)?)"
+# The server's greatest displacement is 15:59:59.
+_ZONE = r"(?: ?(?:[Zz]|UTC|[+-](?:0\d|1[0-5])(?::?[0-5]\d(?::?[0-5]\d)?)?))"
+_TIME = re.compile(rf"\s*({_CLOCK})({_ZONE}?)\s*", re.ASCII)
+_MOMENT = re.compile(
+    rf"\s*\+?((\d{{4,7}})-(\d\d)-(\d\d))(?:[Tt ]({_CLOCK})({_ZONE})?)?( (?:BC|bc|AD|ad))?\s*", re.ASCII
+)
+# What stands behind the date in nearly every timestamp.
+USUAL_TAIL = re.compile(r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:0\d|1[0-4]):[0-5]\d)?", re.ASCII)
+
+_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+# Last years that are whole: timestamps end at 294276-12-31, dates at 5874897-12-31; both begin at 4714-11-24 BC.
+_LAST_TIMESTAMP_YEAR = 294_276
+_LAST_DATE_YEAR = 5_874_897
+_FIRST_YEAR_BC = 4_714
+
+# Dates (YYYY-MM-DD) that exist, so that the calendar is asked once per date and not once per value; bounded.
+KNOWN_DATES: set[str] = set()
+_KNOWN_DATES_LIMIT = 100_000
+
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+def integer_text(text: str) -> str | None:
+    """A whole number within bigint. ``1e3`` is one (as in jsonb), ``42.0`` is not."""
+    matched = _INTEGER.fullmatch(text)
+    if matched is None:
+        return _whole_of_exponent(text)
+    sign, digits = matched.groups()
+    if len(digits) > len(_INT8_MAX):
+        return None
+    # Equally long digits compare like the numbers that they are.
+    if len(digits) == len(_INT8_MAX) and digits > (_INT8_MIN if sign == "-" else _INT8_MAX):
+        return None
+    return f"-{digits}" if sign == "-" else digits
+
+
+def number_text(text: str) -> str | None:
+    """A number that numeric can hold, with every digit; NaN and the infinities are numbers."""
+    matched = _NUMBER.fullmatch(text)
+    if matched is None:
+        return text.strip() if text.strip().lower() in _SPECIAL_NUMBERS else None
+    _, whole, fraction, bare_fraction, exponent_sign, exponent = matched.groups()
+    whole, fraction = (whole or "").lstrip("0"), fraction or bare_fraction or ""
+    exponent = (exponent or "").lstrip("0")
+    if len(exponent) > _EXPONENT_DIGITS:
+        return None
+    # A size, not a value: by how many digits the point moves.
+    shift = int(exponent or "0") * (-1 if exponent_sign == "-" else 1)
+    if len(whole) + shift > _NUMERIC_WHOLE or len(fraction) - shift > _NUMERIC_FRACTION:
+        return None
+    return text.strip()
+
+
+def boolean_text(text: str) -> str | None:
+    """A JSON true or false; the numbers 1 and 0 are taken as the server takes them."""
+    return {"true": "t", "false": "f", "1": "t", "0": "f"}.get(text)
+
+
+def date_text(text: str) -> str | None:
+    """A date of the calendar; of a timestamp its date."""
+    if text in KNOWN_DATES:
+        return text
+    matched = _MOMENT.fullmatch(text)
+    if matched is None:
+        return text.strip() if text.strip().lower() in _INFINITIES else None
+    date, year, month, day, _, _, era = matched.groups()
+    if not _exists(year, month, day, era, _LAST_DATE_YEAR):
+        return None
+    return f"{date}{era or ''}"
+
+
+def timestamp_text(text: str) -> str | None:
+    """A moment, with or without zone; a date is its midnight. For both timestamp types."""
+    if text[:10] in KNOWN_DATES and USUAL_TAIL.fullmatch(text, 10):
+        return text
+    matched = _MOMENT.fullmatch(text)
+    if matched is None:
+        return text.strip() if text.strip().lower() in _INFINITIES else None
+    date, year, month, day, clock, zone, era = matched.groups()
+    if not _exists(year, month, day, era, _LAST_TIMESTAMP_YEAR) or _on_the_edge(year, month, day, era):
+        return None
+    clock_text = f" {clock}{(zone or '').strip()}" if clock else ""
+    return f"{date}{clock_text}{era or ''}"
+
+
+def time_text(text: str) -> str | None:
+    """A time of day; its zone is dropped, as the server does."""
+    matched = _TIME.fullmatch(text)
+    return matched.group(1) if matched else None
+
+
+def timetz_text(text: str) -> str | None:
+    """A time of day with its zone; without one it is UTC, by the session's TimeZone."""
+    matched = _TIME.fullmatch(text)
+    return f"{matched.group(1)}{matched.group(2).strip()}" if matched else None
+
+
+def from_json(kind: Kind, value: str) -> str | None:
+    """The column text of the JSON text ``value``, which is not ``null`` (but for UNKNOWN); None if it does not fit.
+
+    Raises msgspec.DecodeError for a string with a lone surrogate.
+    """
+    quoted = value.startswith('"')
+    if kind is Kind.UNKNOWN:
+        return value
+    if kind is Kind.STRING:
+        return _decode_string(value) if quoted else value
+    if kind is Kind.OBJECT:
+        return value if value.startswith("{") else None
+    if kind is Kind.ARRAY:
+        return value if value.startswith("[") else None
+    if kind is Kind.BOOLEAN:
+        return boolean_text(value)
+    if kind in (Kind.INTEGER, Kind.NUMBER):
+        return TEXTS[kind](_decode_string(value) if quoted else value)
+    return TEXTS[kind](_decode_string(value)) if quoted else None
+
+
+# The judge of a decoded string, by kind.
+TEXTS: Mapping[Kind, Callable[[str], str | None]] = {
+    Kind.INTEGER: integer_text,
+    Kind.NUMBER: number_text,
+    Kind.DATE: date_text,
+    Kind.TIME: time_text,
+    Kind.TIMETZ: timetz_text,
+    Kind.TIMESTAMP: timestamp_text,
+    Kind.TIMESTAMPTZ: timestamp_text,
+}
+
+
+def _whole_of_exponent(text: str) -> str | None:
+    # The point is moved in the text. Digits behind it, be they zeros, make it no whole number for the server.
+    matched = _NUMBER.fullmatch(text)
+    if matched is None or not matched.group(6) or matched.group(5) == "-":
+        return None
+    sign, whole, fraction, bare_fraction, _, exponent = matched.groups()
+    digits, fraction = whole or "", fraction or bare_fraction or ""
+    exponent = exponent.lstrip("0") or "0"
+    if len(exponent) > 2 or len(fraction) > int(exponent):
+        return None
+    return integer_text(f"{sign}{digits}{fraction.ljust(int(exponent), '0')}")
+
+
+def _exists(year: str, month: str, day: str, era: str | None, last_year: int) -> bool:
+    if len(year) > 4 and year[0] == "0":
+        return False
+    number, before_christ = int(year), bool(era) and era is not None and era.strip().upper() == "BC"
+    if not 1 <= number <= (_FIRST_YEAR_BC if before_christ else last_year):
+        return False
+    if before_christ and number == _FIRST_YEAR_BC and f"{month}-{day}" < "11-24":
+        return False
+    if not ("01" <= month <= "12" and "01" <= day <= "31"):
+        return False
+    # 1 BC is the year 0 of the leap rule, and a leap year.
+    leap_year = 1 - number if before_christ else number
+    leap = leap_year % 4 == 0 and (leap_year % 100 != 0 or leap_year % 400 == 0)
+    if int(day) > _DAYS[int(month) - 1] or (month == "02" and day == "29" and not leap):
+        return False
+    if not era and len(year) == 4:
+        _remember(f"{year}-{month}-{day}")
+    return True
+
+
+def _remember(date: str) -> None:
+    if len(KNOWN_DATES) >= _KNOWN_DATES_LIMIT:
+        KNOWN_DATES.clear()
+    KNOWN_DATES.add(date)
+
+
+def _on_the_edge(year: str, month: str, day: str, era: str | None) -> bool:
+    # On the first and last day that a timestamp can have, zone and rounding decide: not worth a clock of our own.
+    edges = {("4714", "11", "24", "BC"), (str(_LAST_TIMESTAMP_YEAR), "12", "31", "")}
+    return (year, month, day, (era or "").strip().upper().replace("AD", "")) in edges

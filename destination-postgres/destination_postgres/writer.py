@@ -1,0 +1,141 @@
+"""The write loop: messages in, rows and STATE lines into batches, batches to the flusher. No SQL and no values.
+
+Order of things, which is what this module is about:
+
+1. Records are encoded in the order of their arrival; a STATE line is queued behind them, in the same batch.
+2. A batch is flushed when it is due (buffers.py); its STATE lines leave right after its commit.
+3. At the end of the input the last batch is flushed, whatever went wrong at the source. Then each stream that was
+   reported complete takes its new generation; if one was not, the sync fails.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from airbyte_pg.errors import ConfigError, StreamName, SystemFault
+from destination_postgres.acks import RecordCounts, acknowledgement, covered_stream
+from destination_postgres.buffers import Batch
+from destination_postgres.flusher import Flusher
+from destination_postgres.inbox import Inbox, Line, Record, TruncatedInput
+from destination_postgres.relay import Relay
+from destination_postgres.rowcode import RowEncoder, timestamptz
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """Writes one sync. ``complete`` is called for each stream that may take its new generation."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        encoders: Mapping[StreamName, RowEncoder],
+        flusher: Flusher,
+        complete: Callable[[StreamName], None],
+    ) -> None:
+        self._inbox = inbox
+        self._encoders = encoders
+        self._flusher = flusher
+        self._complete = complete
+        self._batch = Batch()
+        self._counts = RecordCounts()
+        self._relay = Relay(encoders)
+        self._at_state = False
+
+    def run(self) -> None:
+        """Write until the input ends. Raises ConnectorError when anything, here or at the source, went wrong."""
+        truncated = self._take_all()
+        self._flush()
+        self._flusher.wait()
+        for stream in self._encoders:
+            if self._relay.is_complete(stream):
+                self._complete(stream)
+        incomplete = [stream for stream in self._encoders if not self._relay.is_complete(stream)]
+        if truncated is not None:
+            raise truncated
+        if incomplete:
+            raise self._relay.failure(incomplete)
+
+    def _take_all(self) -> TruncatedInput | None:
+        while True:
+            lines = self._inbox.read(self._batch.patience_s(time.monotonic()))
+            self._flusher.check()
+            if lines is None:
+                return None
+            if not lines:
+                # Woken by a flush that is done, or nothing came for so long that what there is should be shown.
+                self._flush_if_due(at_state=True)
+                continue
+            try:
+                messages = self._inbox.parse(lines)
+            except TruncatedInput as truncated:
+                # All lines before it were whole and have been taken.
+                return truncated
+            self._take(messages)
+            self._flush_if_due(at_state=self._at_state)
+
+    def _take(self, messages: Sequence[object]) -> None:
+        """Take the messages of one chunk: records up to the next other message at a time, stream by stream."""
+        groups: dict[tuple[str | None, str], list[Record]] = {}
+        group: list[Record] = []
+        namespace: str | None = None
+        name = ""
+        for message in messages:
+            if type(message) is Line:
+                self._encode(groups)
+                groups, group, name = {}, [], ""
+                self._take_line(message)
+                continue
+            record: Record | None = message.record  # type: ignore[attr-defined]
+            if record is None:
+                raise SystemFault("A RECORD message of the input has no record.")
+            if record.stream != name or record.namespace != namespace or not group:
+                namespace, name = record.namespace, record.stream
+                group = groups.setdefault((namespace, name), [])
+            group.append(record)
+        self._encode(groups)
+
+    def _encode(self, groups: Mapping[tuple[str | None, str], list[Record]]) -> None:
+        if not groups:
+            return
+        self._at_state = False
+        now_s = time.monotonic()
+        loaded_at = timestamptz(datetime.datetime.now(datetime.timezone.utc))
+        for (namespace, name), records in groups.items():
+            stream = StreamName(namespace, name)
+            encoder = self._encoders.get(stream)
+            if encoder is None:
+                raise ConfigError(
+                    "The input has a record of a stream that is not in the catalog.",
+                    remedy="Give the destination the catalog that the source was given.",
+                    stream=stream,
+                )
+            self._relay.expect_records(stream)
+            self._batch.add(stream, encoder.encode(records, loaded_at), now_s)
+            self._counts.add(stream, len(records))
+
+    def _take_line(self, line: Line) -> None:
+        if line.message.type != "STATE":
+            self._relay.take(line.message)
+            return
+        if not line.message.state:
+            raise SystemFault("A STATE message of the input has no state.")
+        covered = self._counts.take(covered_stream(line.message.state))
+        self._batch.acknowledge(acknowledgement(line.text, covered), time.monotonic())
+        self._at_state = True
+        self._flush_if_due(at_state=True)
+
+    def _flush_if_due(self, *, at_state: bool) -> None:
+        if not self._batch.is_due(time.monotonic(), at_state=at_state):
+            return
+        # STATE lines alone wait for the flush that is on its way; its end wakes the reader.
+        if self._batch.has_rows or not self._flusher.is_busy:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._batch.is_empty:
+            batch, self._batch = self._batch, Batch()
+            self._flusher.submit(batch)
