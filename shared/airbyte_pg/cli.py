@@ -56,7 +56,7 @@ def run(name: str, description: str, commands: Mapping[str, Command], argv: Sequ
     lines, secrets = LineWriter(), Secrets()
     logs.install(lines, secrets, debug=arguments.debug)
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _stop)
+        signal.signal(signum, _stopper(lines))
     call = Call(
         lines=lines,
         secrets=secrets,
@@ -115,12 +115,15 @@ def _accept_java_style(argv: Sequence[str] | None, commands: Mapping[str, Comman
     return given
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)
-    timer = threading.Timer(STOP_GRACE_S, os._exit, (128 + signum,))
-    timer.daemon = True
-    timer.start()
-    raise Stopped(signum)
+def _stopper(lines: LineWriter) -> Callable[[int, FrameType | None], None]:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_IGN)
+        timer = threading.Timer(STOP_GRACE_S, os._exit, (128 + signum,))
+        timer.daemon = True
+        timer.start()
+        lines.interrupt(Stopped(signum))
+
+    return stop
 
 
 def _masked(failure: ConnectorError, secrets: Secrets) -> str:

@@ -23,6 +23,8 @@ class LineWriter:
         self._lock = threading.RLock()
         self._pending: list[bytes] = []
         self._size = 0
+        self._writing_thread: int | None = None
+        self._interruption: BaseException | None = None
 
     def put(self, lines: bytes) -> None:
         """Buffer ``lines``; written when 64 KiB have gathered."""
@@ -41,9 +43,23 @@ class LineWriter:
     def flush(self) -> None:
         """Write what is buffered."""
         with self._lock:
-            pending, self._pending, self._size = self._pending, [], 0
-            for chunk in pending if self._is_large(pending) else [b"".join(pending)]:
-                self._write(chunk)
+            self._writing_thread = threading.get_ident()
+            try:
+                pending, self._pending, self._size = self._pending, [], 0
+                for chunk in pending if self._is_large(pending) else [b"".join(pending)]:
+                    self._write(chunk)
+            finally:
+                self._writing_thread = None
+        if self._interruption is not None:
+            interruption, self._interruption = self._interruption, None
+            raise interruption
+
+    def interrupt(self, interruption: BaseException) -> None:
+        """Raise ``interruption`` from a signal handler: now, or behind the write that it would cut in two."""
+        if self._writing_thread == threading.get_ident():
+            self._interruption = interruption
+        else:
+            raise interruption
 
     @staticmethod
     def _is_large(pending: list[bytes]) -> bool:

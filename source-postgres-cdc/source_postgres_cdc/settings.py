@@ -56,6 +56,19 @@ class SourceSettings(ConnectionSettings):
         description="Make a missing publication or slot, where privileges allow.",
     )
 
+    sync_checkpoint_records: int = Field(
+        default=100_000,
+        ge=1,
+        title="Records per Checkpoint",
+        description="A state is given at the first commit after so many records.",
+    )
+    sync_checkpoint_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        title="Seconds per Checkpoint",
+        description="A state is given at the first commit after so many seconds.",
+    )
+
     @property
     def slot(self) -> str:
         """Name of the anchor slot."""

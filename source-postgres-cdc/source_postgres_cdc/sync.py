@@ -23,10 +23,9 @@ from source_postgres_cdc.slot import Slot
 from source_postgres_cdc.state import State, StreamProgress, merged
 from source_postgres_cdc.streams import Stream, published
 
-# A STATE at the first commit after any of these: the price of a crash is reading this much again.
-CHECKPOINT_RECORDS = 100_000
+# A STATE at the first commit after this many bytes of records (or the configured records or seconds): the price of a
+# crash is reading this much again, and a destination may hold back this much before it commits.
 CHECKPOINT_BYTES = 64 << 20
-CHECKPOINT_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -158,19 +157,19 @@ class Sync:
         limit_s = self.settings.replication_method.initial_waiting_seconds
         session = server.open_replication_session(self.settings, self.server)
         with ChangeStream(session, self.settings.slot, self.settings.publication, state.lsn, limit_s) as stream:
-            checkpoint_at = time.monotonic() + CHECKPOINT_S
+            checkpoint_at = time.monotonic() + self.settings.sync_checkpoint_seconds
             for change_lsn, frame in stream.frames(end):
                 commit = changes.take(change_lsn, frame)
                 if commit is not None and self._is_due(checkpoint_at):
                     changes.flush()
                     self._checkpoint(state, commit)
-                    checkpoint_at = time.monotonic() + CHECKPOINT_S
+                    checkpoint_at = time.monotonic() + self.settings.sync_checkpoint_seconds
             changes.flush()
             state.lsn = stream.position
 
     def _is_due(self, checkpoint_at: float) -> bool:
         return (
-            self.emitter.count_since_state >= CHECKPOINT_RECORDS
+            self.emitter.count_since_state >= self.settings.sync_checkpoint_records
             or self.emitter.bytes_since_state >= CHECKPOINT_BYTES
             or time.monotonic() >= checkpoint_at
         )
