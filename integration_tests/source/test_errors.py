@@ -92,7 +92,7 @@ def test_a_server_that_goes_away_is_transient_and_the_streams_incomplete(source_
     with connector.start(SOURCE, "read", config=config(source_db), catalog=catalog_of(source_db)) as sync:
         sync.wait_for(lambda message: message.get("type") == "RECORD")
         source_db.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'source-%%'"
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'source-%'"
         )
         outcome = sync.finish()
     assert failure(outcome)["failure_type"] == "transient_error"

@@ -53,6 +53,9 @@ def test_changes_arrive_once_in_order_with_their_lsn(shop):
     assert third.exit_code == 0
     assert third.records() == []
     assert len(third.states) == 1
+    # A stream is known to the state before its first row leaves.
+    kinds = [message["type"] for message in first.messages if message["type"] in ("RECORD", "STATE")]
+    assert kinds[0] == "STATE"
 
 
 def test_the_anchor_moves_only_at_the_start_and_only_to_the_given_state(shop):

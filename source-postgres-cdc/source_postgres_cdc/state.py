@@ -2,7 +2,7 @@
 
 ``shared_state.state`` is Debezium's offset, as Airbyte's connector writes it, so that a user can switch back;
 ``shared_state.cdc`` and ``stream_state.cdc`` are ours and versioned (docs/state.md). A stream is complete only where
-its state says so.
+its state says so, and known before its first row leaves.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ VERSION = 1
 
 @dataclass
 class StreamProgress:
-    """A followed stream. Its rows were read in a snapshot; until the position has passed ``snapshot_until`` the
-    stream must leave out what that snapshot shows. ``columns`` are the columns as last sent: name to type OID.
+    """A followed stream. ``is_complete``: all its rows have been read in a snapshot.
+
+    ``snapshot`` is the one in which its first row was read; until the position has passed ``snapshot_until``, the
+    stream leaves out what it shows. None: nothing is left out, since rows from before may be at the destination.
+    ``columns`` are the columns as last sent: name to type OID.
     """
 
+    is_complete: bool
     snapshot: str | None = None
     snapshot_until: int = 0
     columns: dict[str, int] = field(default_factory=dict)
@@ -45,7 +49,6 @@ class State:
 
     def render(self, record_count: int) -> dict[str, Any]:
         """The AirbyteStateMessage; ``record_count`` is the number of records since the previous one."""
-        # Progress below the position has nothing to leave out any more.
         return {
             "type": "GLOBAL",
             "global": {
@@ -69,7 +72,7 @@ class State:
         }
 
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
-        own: dict[str, Any] = {"version": VERSION, "complete": True, "columns": progress.columns}
+        own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete, "columns": progress.columns}
         if progress.snapshot is not None and progress.snapshot_until > self.lsn:
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
         return {"stream_name": name.name, "stream_namespace": name.namespace, "cursor_field": [], "cdc": own}
@@ -156,11 +159,7 @@ def _parse(payload: Mapping[str, Any], database: str) -> State:
             )
         if own["version"] != VERSION:
             raise _unreadable("it was written by a newer version")
-        streams = {
-            name: progress
-            for name, progress in map(_parse_stream, shape.get("stream_states") or ())
-            if progress is not None
-        }
+        streams = dict(map(_parse_stream, shape.get("stream_states") or ()))
         return State(
             slot=own["slot"],
             system_id=own["system_id"],
@@ -173,15 +172,20 @@ def _parse(payload: Mapping[str, Any], database: str) -> State:
         raise _unreadable("its contents are not what this connector writes") from error
 
 
-def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress | None]:
+def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]:
     named = entry["stream_descriptor"]
     name = StreamName(named.get("namespace"), named["name"])
     own = (entry.get("stream_state") or {}).get("cdc")
-    # A stream without a state (a refresh sends null) or without the mark of completion is read anew.
-    if not own or not own.get("complete"):
-        return name, None
+    if not own:
+        # A refresh sends null: the stream was followed, and is read anew.
+        return name, StreamProgress(is_complete=False)
     until = own.get("snapshot_until")
-    return name, StreamProgress(own.get("snapshot"), lsn.parse(until) if until else 0, own.get("columns") or {})
+    return name, StreamProgress(
+        is_complete=own.get("complete") is True,
+        snapshot=own.get("snapshot"),
+        snapshot_until=lsn.parse(until) if until else 0,
+        columns=own.get("columns") or {},
+    )
 
 
 def _descriptor(name: StreamName) -> dict[str, str | None]:

@@ -110,14 +110,23 @@ class Sync:
 
     def _read_new_tables(self, streams: Sequence[Stream], state: State) -> int:
         """Read what has to be read whole; returns the position that ends the first decoding session."""
-        wanted = [stream for stream in streams if stream.id not in state.streams]
+        wanted = [stream for stream in streams if not _is_complete(stream, state)]
         if not wanted:
             return state.lsn
         taken = self._begin_snapshot(wanted)
         for stream in wanted:
+            # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
+            if stream.is_followed and stream.id not in state.streams:
+                state.streams[stream.id] = StreamProgress(
+                    is_complete=False, snapshot=taken.text, snapshot_until=taken.until
+                )
+        # Known before the first row leaves: should this attempt die, the next one sends the deletes in between.
+        self.emitter.state(state)
+        for stream in wanted:
             self._read_table(stream, taken)
             if stream.is_followed:
-                state.streams[stream.id] = StreamProgress(taken.text, taken.until, stream.column_oids)
+                progress = state.streams[stream.id]
+                progress.is_complete, progress.columns = True, stream.column_oids
                 self.emitter.state(state)
         self._end_snapshot()
         return taken.until
@@ -178,6 +187,10 @@ class Sync:
         state.lsn = commit.end_lsn
         server.value(self.session, "select 1")  # losing the lock's session ends the sync
         self.emitter.state(state)
+
+
+def _is_complete(stream: Stream, state: State) -> bool:
+    return stream.is_followed and stream.id in state.streams and state.streams[stream.id].is_complete
 
 
 def _visibilities(state: State) -> dict[StreamName, Visibility]:
