@@ -14,6 +14,12 @@ from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
 from destination_postgres.tables import ensure_key_index, ensure_table
 
+# One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
+_MERGE_SETTINGS = """\
+set local enable_seqscan = off;
+set local enable_bitmapscan = off;
+set local work_mem = '64MB'"""
+
 _REQUIRED = tuple(column for column in FINAL_META_TYPES if column != GENERATION_ID)
 
 
@@ -84,8 +90,13 @@ def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) ->
 
 
 def _merge(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
-    for null_parts in _null_patterns(cursor, dedup, staged):
-        cursor.execute(sqlgen.merge(staged, target.final, target.tombstones, plan.final_columns, dedup, null_parts))
+    cursor.execute(sqlgen.survey(staged, target.tombstones, dedup))
+    has_null_parts, has_deletions, has_tombstones = cursor.fetchone() or (True, True, True)
+    tombstones = target.tombstones if has_deletions or has_tombstones else None
+    patterns = _null_patterns(cursor, dedup, staged) if has_null_parts else [(False,) * len(dedup.key)]
+    cursor.execute(_MERGE_SETTINGS)
+    for null_parts in patterns:
+        cursor.execute(sqlgen.merge(staged, target.final, tombstones, plan.final_columns, dedup, null_parts))
 
 
 def _null_patterns(cursor: Cursor, dedup: Dedup, table: Table) -> list[tuple[bool, ...]]:

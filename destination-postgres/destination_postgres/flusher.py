@@ -23,15 +23,17 @@ class Flusher:
         self._wake = wake
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._is_busy = False
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch is on its way."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether a batch is on its way; no longer when ``wake`` is called."""
+        return self._is_busy
 
     def submit(self, batch: Batch) -> None:
         """Begin to write ``batch``, as soon as the one before is done."""
         self.wait()
+        self._is_busy = True
         # A daemon: a server that does not answer must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, args=(batch,), name="flush", daemon=True)
         self._thread.start()
@@ -59,4 +61,5 @@ class Flusher:
         except BaseException as failure:  # noqa: BLE001 - carried to the thread that asked
             self._failure = failure
         finally:
+            self._is_busy = False
             self._wake()

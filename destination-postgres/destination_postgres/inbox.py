@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from airbyte_pg.errors import SystemFault
+from airbyte_pg.errors import SystemFault, TransientError
 
 # As much as a pipe can hold (/proc/sys/fs/pipe-max-size): fewer, larger chunks to decode.
 CHUNK_BYTES = 1 << 20
@@ -58,8 +58,8 @@ class Line(msgspec.Struct, gc=False):
     text: bytes
 
 
-class TruncatedInput(SystemFault):
-    """The input ended inside a line."""
+class TruncatedInput(TransientError):
+    """The input ended inside a line: the source, or what stands in between, has died."""
 
 
 class _LooseRecord(msgspec.Struct, gc=False):
@@ -163,9 +163,10 @@ class Inbox:
             repaired = _repaired(text)
         if repaired is not None:
             return repaired
-        kind = TruncatedInput if last else SystemFault
-        what = "The input ended inside a line." if last else "A line of the input is no valid Airbyte message."
-        raise kind(what, detail=f"line {self._lines_read}, {len(text)} bytes")
+        place = f"line {self._lines_read}, {len(text)} bytes"
+        if last:
+            raise TruncatedInput("The input ended inside a line.", detail=place)
+        raise SystemFault("A line of the input is no valid Airbyte message.", detail=place)
 
 
 def repair_escapes(text: bytes, *, drop_nul: bool) -> bytes:

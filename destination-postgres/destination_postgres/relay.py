@@ -47,6 +47,11 @@ class Relay:
         """Whether the source said that it sent all of ``stream``."""
         return self._statuses.get(stream) == "COMPLETE"
 
+    @property
+    def has_source_error(self) -> bool:
+        """Whether the source said why it failed."""
+        return self._source_error is not None
+
     def expect_records(self, stream: StreamName) -> None:
         """Raise SystemFault if ``stream`` has ended: a record after its end would be of no generation."""
         if stream in self._statuses:

@@ -206,7 +206,9 @@ class RowEncoder:
         return text.replace("\\", "\\\\")
 
     def _broken(self) -> SystemFault:
-        return SystemFault("A record of the input has data that is no JSON object in UTF-8.", stream=self._stream)
+        return SystemFault(
+            "A record of the input has data or meta that is no JSON object in UTF-8.", stream=self._stream
+        )
 
 
 def timestamptz(moment: datetime.datetime) -> str:

@@ -109,6 +109,21 @@ def null_patterns(staging: Table, key: Sequence[str]) -> sql.Composed:
     )
 
 
+def survey(staging: Table, target_tombstones: Table | None, dedup: Dedup) -> sql.Composed:
+    """What a merge has to reckon with: NULL key parts among the staged rows, deletions, tombstones of earlier ones."""
+    mark = dedup.deleted_at if target_tombstones is not None else None
+    return sql.SQL(
+        "select coalesce(bool_or({null_part}), false), coalesce(bool_or({deleted}), false), {buried} from {staging}"
+    ).format(
+        null_part=sql.SQL(" or ").join(sql.SQL("{} is null").format(name(column)) for column in dedup.key),
+        deleted=sql.SQL("{} is not null").format(name(mark)) if mark else sql.SQL("false"),
+        buried=sql.SQL("exists (select from only {})").format(target_tombstones.sql)
+        if target_tombstones
+        else sql.SQL("false"),
+        staging=staging.sql,
+    )
+
+
 def merge(
     staging: Table,
     target: Table,
@@ -119,49 +134,43 @@ def merge(
 ) -> sql.Composed:
     """Bring the staged rows whose NULL key parts are ``null_parts`` into ``target``, newest per key.
 
-    Newest: by cursor (NULL is oldest), then by time of extraction, then by arrival. One statement, so that the
-    winners are found once; each of its parts sees the tables as they were before it:
+    Newest: by cursor (NULL is oldest), then by time of extraction, then by arrival. ``tombstones`` may be None where
+    there are none and no staged row is a deletion. One statement, so that the winners are found once; each of its
+    parts sees the tables as they were before it:
 
     1. ``winner``: the newest staged row of each key.
-    2. ``outdated``: rows of the target that a winner replaces or deletes. One that is newer than the winner stays.
-    3. ``buried`` and ``lifted``: a winner that is a deletion is remembered, so that an older row which comes late
-       loses against it.
-    4. Winners that are no deletions go in, unless the target or a tombstone has something newer.
+    2. ``rival``: the rows of its key that the target has, found through the index, and whether they are newer.
+    3. ``outdated``: rivals that are not newer are deleted.
+    4. ``grave``, ``lifted``, ``buried``: the same for the tombstones. A winner that is a deletion becomes one, so that
+       an older row that comes late loses against it.
+    5. Winners that are no deletions go in, unless something newer was found.
+
+    The lookups are LATERAL with OFFSET 0, which the planner does not turn into a join over the whole target: without
+    statistics of the keys (a table that is just being filled) it would, at fifty times the cost for a small batch.
     """
-    mark = dedup.deleted_at if tombstones is not None else None
-    alive = sql.SQL("w.{} is null").format(name(mark)) if mark else sql.SQL("true")
-    return sql.SQL(
-        "with winner as (select distinct on ({key}) {columns} from {staging} where {pattern} order by {order})"
-        ", outdated as (delete from {target} t using winner w where {match} and not ({newer}))"
-        "{tombstones}"
-        " insert into {target} ({columns}) select {columns} from winner w where {alive}"
-        " and not exists (select from {target} t where {match} and ({newer})){not_buried}"
-    ).format(
-        key=names(dedup.key),
-        columns=names(columns),
-        staging=staging.sql,
-        target=target.sql,
-        pattern=sql.SQL(" and ").join(
-            sql.SQL("{} is null" if is_null else "{} is not null").format(name(column))
-            for column, is_null in zip(dedup.key, null_parts, strict=True)
-        ),
-        order=_newest_first(dedup),
-        match=_match(dedup.key, null_parts),
-        newer=_newer(dedup.cursor),
-        alive=alive,
-        tombstones=_bury(tombstones, dedup, null_parts) if tombstones and mark else sql.SQL(""),
-        not_buried=sql.SQL(" and not exists (select from {} t where {} and ({}))").format(
-            tombstones.sql, _match(dedup.key, null_parts), _newer(dedup.cursor)
-        )
-        if tombstones and mark
-        else sql.SQL(""),
+    parts = [_winner(staging, columns, dedup, null_parts), *_lookup("rival", "outdated", target, dedup, null_parts)]
+    conditions = [_unbeaten("rival")]
+    if tombstones is not None and dedup.deleted_at is not None:
+        parts += _lookup("grave", "lifted", tombstones, dedup, null_parts, only_deletions=True)
+        parts.append(_bury(tombstones, dedup))
+        conditions += [sql.SQL("w.{} is null").format(name(dedup.deleted_at)), _unbeaten("grave")]
+    return sql.SQL("with {} insert into {} ({}) select {} from winner w where {}").format(
+        sql.SQL(", ").join(parts),
+        target.sql,
+        names(columns),
+        names(columns),
+        sql.SQL(" and ").join(conditions),
     )
 
 
 def delete_buried(target: Table, tombstones: Table, dedup: Dedup, null_parts: Sequence[bool]) -> sql.Composed:
-    """Delete the rows of ``target`` that are not newer than a tombstone of their key."""
-    return sql.SQL("delete from {} t using {} w where {} and not ({})").format(
-        target.sql, tombstones.sql, _match(dedup.key, null_parts), _newer(dedup.cursor)
+    """Delete the rows of ``target`` that are not newer than a tombstone of their key with these NULL parts."""
+    return sql.SQL("delete from only {} t using {} w where {} and {} and not ({})").format(
+        target.sql,
+        tombstones.sql,
+        _has_null_parts(sql.SQL("w."), dedup.key, null_parts),
+        _match(dedup.key, null_parts),
+        _newer(dedup.cursor),
     )
 
 
@@ -170,18 +179,52 @@ def tombstone_columns(dedup: Dedup) -> list[str]:
     return list(dict.fromkeys([*dedup.key, *([dedup.cursor] if dedup.cursor else []), EXTRACTED_AT]))
 
 
-def _bury(tombstones: Table, dedup: Dedup, null_parts: Sequence[bool]) -> sql.Composed:
-    return sql.SQL(
-        ", lifted as (delete from {tombstones} t using winner w where {dead} and {match} and not ({newer}))"
-        ", buried as (insert into {tombstones} ({columns}) select {columns} from winner w where {dead}"
-        " and not exists (select from {tombstones} t where {match} and ({newer})))"
-    ).format(
-        tombstones=tombstones.sql,
-        columns=names(tombstone_columns(dedup)),
-        dead=sql.SQL("w.{} is not null").format(name(dedup.deleted_at or "")),
-        match=_match(dedup.key, null_parts),
-        newer=_newer(dedup.cursor),
+def _winner(staging: Table, columns: Sequence[str], dedup: Dedup, null_parts: Sequence[bool]) -> sql.Composed:
+    return sql.SQL("winner as (select distinct on ({}) {} from {} where {} order by {})").format(
+        names(dedup.key),
+        names(columns),
+        staging.sql,
+        _has_null_parts(sql.SQL(""), dedup.key, null_parts),
+        _newest_first(dedup),
     )
+
+
+def _lookup(
+    found: str, gone: str, table: Table, dedup: Dedup, null_parts: Sequence[bool], *, only_deletions: bool = False
+) -> list[sql.Composed]:
+    """CTE ``found``: what ``table`` has of the winners' keys; CTE ``gone``: what is not newer is deleted.
+
+    By place (ctid), which is unique within one table: hence ONLY.
+    """
+    lookup = sql.SQL(
+        "{found} as (select w.{raw_id} as winner_id, t.place, t.is_newer, {deletes} as deletes"
+        " from winner w cross join lateral"
+        " (select t.ctid as place, {newer} as is_newer from only {table} t where {match} offset 0) t)"
+    ).format(
+        found=name(found),
+        raw_id=name(RAW_ID),
+        deletes=sql.SQL("w.{} is not null").format(name(dedup.deleted_at or "")) if only_deletions else sql.SQL("true"),
+        newer=_newer(dedup.cursor),
+        table=table.sql,
+        match=_match(dedup.key, null_parts),
+    )
+    deletion = sql.SQL(
+        "{gone} as (delete from only {table} t"
+        " where t.ctid = any (array(select place from {found} where deletes and not is_newer)))"
+    ).format(gone=name(gone), table=table.sql, found=name(found))
+    return [lookup, deletion]
+
+
+def _bury(tombstones: Table, dedup: Dedup) -> sql.Composed:
+    columns = names(tombstone_columns(dedup))
+    return sql.SQL("buried as (insert into {} ({}) select {} from winner w where w.{} is not null and {})").format(
+        tombstones.sql, columns, columns, name(dedup.deleted_at or ""), _unbeaten("grave")
+    )
+
+
+def _unbeaten(found: str) -> sql.Composed:
+    # NOT IN, not an anti-join: the few that are beaten are hashed, not the many wide winners. Raw ids are never NULL.
+    return sql.SQL("w.{} not in (select winner_id from {} where is_newer)").format(name(RAW_ID), name(found))
 
 
 def _newest_first(dedup: Dedup) -> sql.Composed:
@@ -197,6 +240,13 @@ def _newest_first(dedup: Dedup) -> sql.Composed:
     )
 
 
+def _has_null_parts(alias: sql.SQL, key: Sequence[str], null_parts: Sequence[bool]) -> sql.Composed:
+    return sql.SQL(" and ").join(
+        sql.SQL("{}{} {}").format(alias, name(column), sql.SQL("is null" if is_null else "is not null"))
+        for column, is_null in zip(key, null_parts, strict=True)
+    )
+
+
 def _match(key: Sequence[str], null_parts: Sequence[bool]) -> sql.Composed:
     # IS NOT DISTINCT FROM would make two NULLs equal as well, but no index serves it.
     return sql.SQL(" and ").join(
@@ -208,7 +258,7 @@ def _match(key: Sequence[str], null_parts: Sequence[bool]) -> sql.Composed:
 
 
 def _newer(cursor: str | None) -> sql.Composed:
-    """Whether the row ``t`` is newer than the winner ``w``; never NULL. Of equals the one that arrives later wins."""
+    """Whether the row ``t`` is newer than ``w``; never NULL. Of equals the one that arrives later wins."""
     by_time = sql.SQL("t.{time} > w.{time}").format(time=name(EXTRACTED_AT))
     if cursor is None:
         return sql.Composed([by_time])

@@ -30,8 +30,8 @@ select array(
 from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
 where i.indrelid = %s and i.indisvalid and i.indpred is null and i.indexprs is null and m.amname = 'btree'"""
 
-# Ordinary and partitioned tables take rows; views and foreign tables are somebody else's.
-_TABLE_KINDS = frozenset({"r", "p"})
+# Rows are found by their place in one table (sqlgen.merge), so a partitioned one would not do; a view even less.
+_ORDINARY_TABLE = "r"
 
 
 def ensure_schema(cursor: Cursor, schema: str) -> None:
@@ -93,8 +93,8 @@ def _table_oid(cursor: Cursor, table: Table, stream: StreamName) -> int | None:
     if row is None:
         return None
     oid, kind = row
-    if kind not in _TABLE_KINDS:
-        raise ConfigError(f"{table} exists and is no table.", remedy="Rename it.", stream=stream)
+    if kind != _ORDINARY_TABLE:
+        raise ConfigError(f"{table} exists and is no ordinary table.", remedy="Rename it.", stream=stream)
     return int(oid)
 
 

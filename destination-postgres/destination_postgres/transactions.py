@@ -18,12 +18,15 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 # UTC: texts without a zone mean UTC. search_path: no operator of a user's schema comes before the system's.
+# jit: the plans are simple, and compiling them costs more than it saves.
 _BEGIN = """\
 begin isolation level read committed read write;
 set local timezone = 'UTC';
 set local datestyle = 'ISO, YMD';
 set local search_path = 'pg_catalog';
 set local client_min_messages = 'warning'"""
+
+_JIT_VERSION = 110_000
 
 # Another try is likely to get through: the other transaction has won and ended.
 _CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure)
@@ -40,7 +43,7 @@ _Result = TypeVar("_Result")
 def transaction(connection: Connection) -> Iterator[Cursor]:
     """A cursor within a new transaction: committed at the end, rolled back when the body raises."""
     with connection.cursor() as cursor:
-        cursor.execute(_BEGIN)
+        _begin(cursor)
         try:
             yield cursor
             cursor.execute("commit")
@@ -56,7 +59,7 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
 def trial(connection: Connection) -> Iterator[Cursor]:
     """A cursor within a new transaction that is rolled back at the end, whatever happens."""
     with connection.cursor() as cursor:
-        cursor.execute(_BEGIN)
+        _begin(cursor)
         try:
             yield cursor
         finally:
@@ -79,3 +82,7 @@ def retried(work: Callable[[], _Result], *, creating: bool = False) -> _Result:
             time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause_s *= 2
     return work()
+
+
+def _begin(cursor: Cursor) -> None:
+    cursor.execute(_BEGIN if cursor.connection.server_version < _JIT_VERSION else f"{_BEGIN};\nset local jit = off")

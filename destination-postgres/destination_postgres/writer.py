@@ -54,7 +54,7 @@ class Writer:
             if self._relay.is_complete(stream):
                 self._complete(stream)
         incomplete = [stream for stream in self._encoders if not self._relay.is_complete(stream)]
-        if truncated is not None:
+        if truncated is not None and not self._relay.has_source_error:
             raise truncated
         if incomplete:
             raise self._relay.failure(incomplete)
@@ -72,7 +72,7 @@ class Writer:
             try:
                 messages = self._inbox.parse(lines)
             except TruncatedInput as truncated:
-                # All lines before it were whole and have been taken.
+                # It came alone: the whole lines before it have been taken.
                 return truncated
             self._take(messages)
             self._flush_if_due(at_state=self._at_state)
