@@ -23,7 +23,7 @@ from source_postgres_cdc import lsn
 from source_postgres_cdc.core import pgoutput
 
 _COMMIT_END = struct.Struct(">Q").unpack_from
-# While idle the server is asked this often how far it has decoded; the pause doubles up to the longest.
+# While there is nothing to read the server is asked this often how far it has decoded: soon at first, then less often.
 _SHORTEST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
 
@@ -70,7 +70,8 @@ class ChangeStream:
         """
         cursor, read = self._cursor, self._cursor.read_message
         in_transaction = False
-        idle = _Idle(self._session, self._stall_limit_s)
+        idle: _Idle | None = None
+        asking = _Asking(cursor)
         while self.position < fence:
             message = read()
             if message is None:
@@ -79,9 +80,11 @@ class ChangeStream:
                 if not in_transaction and reached > self.position:
                     self.position = reached
                 if self.position < fence:
-                    idle.wait(cursor, reached)
+                    idle = idle or _Idle(self._stall_limit_s, reached)
+                    idle.expect_progress(reached)
+                    asking.wait()
                 continue
-            idle.over()
+            idle = None
             frame = message.payload
             tag = frame[0]
             if tag == pgoutput.BEGIN:
@@ -94,35 +97,45 @@ class ChangeStream:
             yield message.data_start, frame
 
 
-class _Idle:
-    """Waiting with nothing to read: ask the server for its position, sleep on the socket, watch the limit."""
+class _Asking:
+    """Asks the server how far it has decoded, at most every few milliseconds, and sleeps on the socket."""
 
-    def __init__(self, session: Connection, stall_limit_s: float) -> None:
-        self._socket = session.fileno()
-        self._limit_s = stall_limit_s
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._socket = cursor.connection.fileno()
         self._pause_s = _SHORTEST_PAUSE_S
-        self._reached = 0
-        self._since: float | None = None
+        self._asked_at = 0.0
 
-    def over(self) -> None:
-        """Something was read."""
-        self._since = None
-        self._pause_s = _SHORTEST_PAUSE_S
-
-    def wait(self, cursor: Any, reached: int) -> None:
-        """Until the socket is readable, or the pause is over."""
+    def wait(self) -> None:
+        """Until the socket is readable, or it is time to ask again."""
         now = time.monotonic()
-        if self._since is None or reached > self._reached:
-            self._since, self._reached = now, reached
+        if now - self._asked_at >= self._pause_s:
+            self._cursor.send_feedback(reply=True)
+            self._asked_at = now
+            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+        if select.select([self._socket], [], [], self._pause_s)[0]:
+            self._pause_s = max(self._pause_s / 2, _SHORTEST_PAUSE_S)
+
+
+class _Idle:
+    """A time without messages: watches that the server's position moves at all."""
+
+    def __init__(self, limit_s: float, reached: int) -> None:
+        self._limit_s = limit_s
+        self._reached = reached
+        self._since = time.monotonic()
+
+    def expect_progress(self, reached: int) -> None:
+        """Raise TransientError when the position has stood still for longer than the limit."""
+        now = time.monotonic()
+        if reached > self._reached:
+            self._reached, self._since = reached, now
         elif now - self._since > self._limit_s:
             raise TransientError(
                 f"The server has sent nothing for {self._limit_s:.0f} s and has not reached the end of this sync.",
                 remedy="It may be busy decoding; the next sync goes on from the last state.",
                 detail=f"reached {lsn.render(reached)}",
             )
-        cursor.send_feedback(reply=True)
-        select.select([self._socket], [], [], self._pause_s)
-        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
 
 def _copy(cursor: Any, anchor: str, name: str) -> None:

@@ -268,6 +268,7 @@ def _tuple_function(columns: Sequence[PlanColumn]) -> TupleFunction:
     lines = [
         "def new(f, p, H, T):",
         f"    if u16(f, p)[0] != {len(columns)}: raise SlowRow",
+        "    s = f.decode('latin-1')",
         "    p += 2",
     ]
     for i, column in enumerate(columns):
@@ -278,10 +279,7 @@ def _tuple_function(columns: Sequence[PlanColumn]) -> TupleFunction:
             "        q = p + 5; p = q + (f[p + 4] if f[p + 1:p + 4] == b'\\0\\0\\0' else u32(f, p + 1)[0])",
         ]
         if column.field is not None:
-            lines += [
-                f"        c{i} = f[q:p].decode('latin-1')",
-                f"        c{i} = {_expression(column, f'c{i}', i)}",
-            ]
+            lines += [f"        c{i} = s[q:p]", f"        c{i} = {_expression(column, f'c{i}', i)}"]
         lines += ["    elif k == 110:", f"        p += 1; c{i} = NULL", "    else: raise SlowRow"]
     lines += [
         "    if p != len(f): raise SlowRow",
