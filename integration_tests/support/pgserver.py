@@ -209,7 +209,7 @@ class Cluster:
         password_file.touch(mode=0o600)
         password_file.write_text(self.password)
         owner().take(password_file)
-        options = ["--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", "--no-sync", "--no-instructions"]
+        options = ["--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", "--no-sync"]
         files = [f"--pgdata={home / 'data'}", f"--pwfile={password_file}"]
         program = self.binaries.program("initdb")
         done = owner().run(program, f"--username={self.user}", *options, *files, environment=_environment())
