@@ -49,7 +49,7 @@ class StateFile:
 
     @classmethod
     def load(cls, path: Path) -> StateFile:
-        """The states in ``path``; none when the file does not exist.
+        """The states in ``path``; none when the file does not exist, or holds ``{}`` or ``[]``.
 
         An array of AirbyteStateMessages is what we write; one object, and the lines that a destination printed, are
         read too. Raises ConfigError for anything else: a broken file must never pass for a first sync.
@@ -68,7 +68,7 @@ class StateFile:
                 states.merge(payload)
         except (msgspec.DecodeError, SystemFault) as error:
             states._refuse("holds no Airbyte state", error)
-        if not states._payloads:
+        if not states._payloads and content not in (b"{}", b"[]"):
             states._refuse("holds no Airbyte state")
         return states
 

@@ -51,6 +51,12 @@ def test_missing_file_is_a_first_sync(path: Path):
     assert StateFile.load(path).is_empty
 
 
+@pytest.mark.parametrize("content", [b"{}", b"[]\n"])
+def test_an_explicit_nothing_is_a_first_sync(path: Path, content: bytes):
+    path.write_bytes(content)
+    assert StateFile.load(path).is_empty
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -71,8 +77,6 @@ def test_every_shape_of_a_state_is_read(path: Path, content: bytes):
 BROKEN = {
     "empty": b"",
     "blank": b"\n",
-    "no items": b"[]",
-    "no keys": b"{}",
     "an item without keys": b"[{}]",
     "null": b"null",
     "a number": b"[1]",
