@@ -114,7 +114,8 @@ class RowEncoder:
         final_tail = f"\t{self._generation}\t{meta}\n"
         raw_tail = f"\t{loaded_at}\t{meta}\t{self._generation}\n"
         code(items, odd, raw, final, raw_tail, final_tail)
-        return Encoded("".join(raw).encode(), "".join(final).encode(), len(records), len(joined))
+        data_bytes = len(joined) - len(records) + 1
+        return Encoded("".join(raw).encode(), "".join(final).encode(), len(records), data_bytes)
 
     def _decoded(self, records: Sequence[Record], joined: bytes) -> Sequence[Any]:
         # None stands for a row that has to be looked at value by value.
