@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
+from airbyte_pg.errors import ConfigError
+from airbyte_pg.sql import text
 from destination_postgres import sqlgen
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
@@ -70,7 +73,8 @@ def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> No
         return
     if origin.tombstones is not None and target.tombstones is not None:
         for null_parts in _null_patterns(cursor, plan.dedup, origin.tombstones):
-            cursor.execute(sqlgen.delete_buried(target.final, origin.tombstones, plan.dedup, null_parts))
+            buried = sqlgen.delete_buried(target.final, origin.tombstones, plan.dedup, null_parts)
+            _change(cursor, plan, target.final, buried)
         columns = sqlgen.tombstone_columns(plan.dedup)
         cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
     _merge(cursor, plan, plan.dedup, origin.final, target)
@@ -81,7 +85,7 @@ def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) ->
 
     The table stays, and with it views, grants and publications; readers see the old rows until the commit.
     """
-    cursor.execute(sqlgen.delete_all(target.final))
+    _change(cursor, plan, target.final, sqlgen.delete_all(target.final))
     cursor.execute(sqlgen.append(target.final, origin.final, plan.final_columns))
     if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
         columns = sqlgen.tombstone_columns(plan.dedup)
@@ -96,7 +100,27 @@ def _merge(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target
     patterns = _null_patterns(cursor, dedup, staged) if has_null_parts else [(False,) * len(dedup.key)]
     cursor.execute(_MERGE_SETTINGS)
     for null_parts in patterns:
-        cursor.execute(sqlgen.merge(staged, target.final, tombstones, plan.final_columns, dedup, null_parts))
+        merge = sqlgen.merge(staged, target.final, tombstones, plan.final_columns, dedup, null_parts)
+        _change(cursor, plan, target.final, merge)
+
+
+def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Composable) -> None:
+    """Run a statement that deletes rows of ``table``."""
+    try:
+        cursor.execute(statement)
+    except errors.ObjectNotInPrerequisiteState as error:
+        remedy = sql.SQL("alter table {} replica identity full;").format(table.sql)
+        raise ConfigError(
+            f"A publication sends the deletions of {table}, which has no replica identity.",
+            remedy=text(remedy, cursor.connection),
+            stream=plan.id,
+        ) from error
+    except errors.ProgramLimitExceeded as error:
+        raise ConfigError(
+            f"A primary key is too long for an index of {table}.",
+            remedy="Choose a shorter primary key, or drop the index.",
+            stream=plan.id,
+        ) from error
 
 
 def _null_patterns(cursor: Cursor, dedup: Dedup, table: Table) -> list[tuple[bool, ...]]:

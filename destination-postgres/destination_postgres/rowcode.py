@@ -91,6 +91,25 @@ class RowEncoder:
         joined = b"\n".join([record.data for record in records])
         if b"\t" in joined or b"\r" in joined:
             joined = joined.translate(_JSON_SPACE)
+        data_bytes = len(joined) - len(records) + 1
+        code, items = self._items(records, joined)
+        # The budget is five times the largest row: what is not needed any more is let go at once.
+        del joined
+        raw: list[str] = []
+        final: list[str] = []
+
+        def odd(item: Item) -> None:
+            for lines, line in zip((raw, final), self._exact(item, loaded_at), strict=True):
+                lines.append(line)
+
+        meta = self._meta_text([])
+        final_tail = f"\t{self._generation}\t{meta}\n"
+        raw_tail = f"\t{loaded_at}\t{meta}\t{self._generation}\n"
+        code(items, odd, raw, final, raw_tail, final_tail)
+        del items
+        return Encoded(_encoded(raw), _encoded(final), len(records), data_bytes)
+
+    def _items(self, records: Sequence[Record], joined: bytes) -> tuple[RowCode, Iterator[Item]]:
         rows = self._decoded(records, joined)
         try:
             text = joined.decode()
@@ -100,22 +119,8 @@ class RowEncoder:
         if "\\" in text:
             text = text.replace("\\", "\\\\")
             code = self._escaping
-        raw: list[str] = []
-        final: list[str] = []
-        meta = self._meta_text([])
-        items = zip(
-            records, rows, text.split("\n"), self._ids.take(len(records)), self._extracted(records), strict=True
-        )
-
-        def odd(item: Item) -> None:
-            for lines, line in zip((raw, final), self._exact(item, loaded_at), strict=True):
-                lines.append(line)
-
-        final_tail = f"\t{self._generation}\t{meta}\n"
-        raw_tail = f"\t{loaded_at}\t{meta}\t{self._generation}\n"
-        code(items, odd, raw, final, raw_tail, final_tail)
-        data_bytes = len(joined) - len(records) + 1
-        return Encoded("".join(raw).encode(), "".join(final).encode(), len(records), data_bytes)
+        ids, times = self._ids.take(len(records)), self._extracted(records)
+        return code, zip(records, rows, text.split("\n"), ids, times, strict=True)
 
     def _decoded(self, records: Sequence[Record], joined: bytes) -> Sequence[Any]:
         # None stands for a row that has to be looked at value by value.
@@ -217,6 +222,12 @@ class RowEncoder:
 def timestamptz(moment: datetime.datetime) -> str:
     """``moment`` (UTC) as the server reads it, microseconds included."""
     return moment.strftime("%Y-%m-%d %H:%M:%S.%f+00").rjust(len("0000-00-00 00:00:00.000000+00"), "0")
+
+
+def _encoded(lines: list[str]) -> bytes:
+    text = "".join(lines)
+    lines.clear()
+    return text.encode()
 
 
 def _nulled(field: str) -> str:

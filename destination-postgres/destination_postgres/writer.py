@@ -75,6 +75,8 @@ class Writer:
                 # It came alone: the whole lines before it have been taken.
                 return truncated
             self._take(messages)
+            # Not to be held while the next lines are read: one may be very long.
+            del lines, messages
             self._flush_if_due(at_state=self._at_state)
 
     def _take(self, messages: Sequence[object]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from integration_tests.destination.writing import USERS_CDC, one, raw_count, record, records, sync
 from integration_tests.support.catalogs import configured, stream
+from integration_tests.support.databases import Database
 
 DELETED = "2024-01-01T00:00:00Z"
 
@@ -30,7 +31,7 @@ def change(lsn: int | None, v: str | None = None, key: int = 1, **more: Any) -> 
     return record({"id": key, "v": v, "_ab_cdc_lsn": lsn, **deleted}, "items", **more)
 
 
-def values(db: Any, columns: str = "id, v") -> list[tuple[Any, ...]]:
+def values(db: Database, columns: str = "id, v") -> list[tuple[Any, ...]]:
     return db.rows(f"select {columns} from public.items order by 1, 2")
 
 
