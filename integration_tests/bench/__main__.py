@@ -56,7 +56,7 @@ def work(bench: Bench, repeat: int, only: str) -> list[Row]:
             print(f"  {name}: {rows[-1].ours_per_s:,.0f} rows/s, {rows[-1].ratio:.2f} of {yardstick}", flush=True)
 
     add("snapshot", "psql COPY TO STDOUT", bench.rows, size_mb, bench.snapshot, bench.copy_out)
-    add("pair, snapshot, append", "psql COPY | psql COPY", bench.rows, size_mb, bench.pair_snapshot, bench.copy_across)
+    add("pair, snapshot, append", "psql COPY to psql COPY", bench.rows, size_mb, bench.pair_snapshot, bench.copy_across)
     for kind in ("inserts", "updates"):
         if not any(name.startswith(only) for name in (f"changes, {kind}", f"pair, {kind}, dedup")):
             continue
