@@ -75,6 +75,13 @@ def test_a_stream_keeps_its_name_when_the_catalog_changes():
     assert len({pair.raw_table for pair in names}) == 3
 
 
+def test_no_stream_takes_the_raw_table_that_another_one_has_had():
+    recorded = {("A", "users"): TableNames("a_raw__stream_users", "A", "users")}
+    (names,) = naming.table_names([StreamName("a", "users")], "public", recorded)
+    assert names.raw_table != "a_raw__stream_users"
+    assert naming.table_names([StreamName("A", "users")], "public", recorded) == list(recorded.values())
+
+
 def test_no_order_of_streams_makes_two_share_a_table():
     streams = [StreamName("s", name) for name in ("a b", "a_b", "a-b", "a_b_" + "0" * 60, "a_b_" + "0" * 61)]
     for order in itertools.permutations(streams):

@@ -128,6 +128,11 @@ def test_nul_is_removed_and_the_rest_of_the_run_is_left_alone():
     assert [row[:3] for row in found] == [["ab", "x", '{"":[""]}'], ["\\u0000", None, None], ["plain", None, None]]
 
 
+def test_nul_is_found_in_a_run_of_ordinary_rows():
+    found = final_cells(columns(s="string"), '{"s":"\\\\"}', '{"s":"a\\u0000b"}', '{"s":"c"}')
+    assert [row[0] for row in found] == ["\\", "ab", "c"]
+
+
 def test_digits_are_copied_not_read():
     big, decimal = "9" * 5000, "0." + "1234567890" * 12
     ((one, other, *_), (quoted, *_)) = final_cells(

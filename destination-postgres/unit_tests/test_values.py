@@ -4,8 +4,13 @@ is in integration_tests/destination/test_values.py."""
 from __future__ import annotations
 
 import pytest
+from msgspec import Raw
 
-from destination_postgres.columns import Kind
+from airbyte_pg.errors import StreamName
+from destination_postgres.columns import Column, Kind
+from destination_postgres.inbox import Record
+from destination_postgres.raw_ids import RawIds
+from destination_postgres.rowcode import RowEncoder
 from destination_postgres.values import from_json
 
 BIG = "1" * 4301
@@ -156,7 +161,7 @@ CASES: dict[Kind, dict[str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize(
+all_cases = pytest.mark.parametrize(
     ("kind", "given", "wanted"),
     [
         pytest.param(kind, given, wanted, id=f"{kind.name}-{given[:40]}")
@@ -164,7 +169,22 @@ CASES: dict[Kind, dict[str, str | None]] = {
         for given, wanted in cases.items()
     ],
 )
+
+
+@all_cases
 def test_values(kind: Kind, given: str, wanted: str | None):
     assert from_json(kind, given) == wanted
     # Once more: the calendar's memory must not change an answer.
     assert from_json(kind, given) == wanted
+
+
+@all_cases
+def test_rows_hold_the_same_values(kind: Kind, given: str, wanted: str | None):
+    encoder = RowEncoder(StreamName(None, "s"), [Column("v", "v", kind)], RawIds(), generation_id=None, sync_id=None)
+    record = Record("s", Raw(f'{{"v":{given}}}'.encode()), 0)
+    (cell, *_, meta) = encoder.encode([record], "now").final.decode()[:-1].split("\t")
+    shown = (wanted or "").replace("\\", "\\\\").replace("\t", "\\t") if wanted is not None else "\\N"
+    # NUL is removed before a value is judged.
+    if "\\u0000" not in given:
+        assert cell == shown
+        assert ("NULLED" in meta) == (wanted is None)

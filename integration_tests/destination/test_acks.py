@@ -228,7 +228,8 @@ def test_a_stop_interrupts_a_flush_that_waits(destination_db):
         running.write(record({"id": 1, "name": "a"}) + state(1))
         wait_until(lambda: destination_db.value(WAITING) == 1, 30, "the flush waits for the lock")
         running.terminate()
-        wait_until(lambda: running.exit_code is not None, 10, "the connector has ended")
+        # Well before the process would be ended hard.
+        wait_until(lambda: running.exit_code is not None, 3, "the connector has ended")
         assert running.exit_code == 128 + signal.SIGTERM
         assert sum(map(is_state, running.messages)) == 1
     blocker.rollback()
