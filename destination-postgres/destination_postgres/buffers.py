@@ -1,4 +1,4 @@
-"""What has been received and not committed: COPY text by stream, STATE lines behind it, and when to flush it."""
+"""What has been received and not committed: rows as COPY takes them, STATE lines behind them, and when to flush."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from airbyte_pg.errors import StreamName
 from destination_postgres.rowcode import Encoded
 
-# A flush begins at the first STATE behind this much COPY text (raw and final together), or anywhere at twice as much.
-# One such batch may be on its way to the server while the next is filled; larger ones gained nothing when measured.
+# A flush begins at the first STATE behind this many bytes (raw and final together), or anywhere at twice as much. One
+# such batch may be on its way to the server while the next is filled; larger ones gained nothing when measured.
 SOFT_LIMIT_BYTES = 16 << 20
 HARD_LIMIT_BYTES = 2 * SOFT_LIMIT_BYTES
 # Rows of a slow stream become visible this long after they came, at a STATE; twice as long without one.
@@ -18,7 +18,7 @@ HARD_AGE_S = 2 * SOFT_AGE_S
 
 @dataclass
 class StreamBuffer:
-    """The rows of one stream as pieces of COPY text."""
+    """The rows of one stream as pieces of what COPY takes."""
 
     raw: list[bytes] = field(default_factory=list)
     final: list[bytes] = field(default_factory=list)

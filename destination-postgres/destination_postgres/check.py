@@ -11,14 +11,17 @@ from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import ConfigError, StreamName
 from airbyte_pg.sql import name, text
-from destination_postgres import raw, sqlgen
+from destination_postgres import raw, rawrow, sqlgen
 from destination_postgres.naming import raw_schema_name, schema_name
 from destination_postgres.settings import DestinationSettings
 from destination_postgres.sqlgen import Table
 from destination_postgres.tables import ensure_schema, is_filled
 from destination_postgres.transactions import trial
 
-_ROW = b'0\t{}\t2000-01-01 00:00:00+00\t\\N\t{"changes":[],"sync_id":null}\t0\n'
+_ROW = [
+    *(rawrow.ROW_HEAD, b"0" * 36, rawrow.data_head(3, 1), b"{}"),
+    *(rawrow.moment(0), rawrow.tail(0, '{"changes":[],"sync_id":null}', 0)),
+]
 _PROBE = StreamName(None, "connection test")
 
 
@@ -58,7 +61,7 @@ def _missing_right(cursor: Cursor, schema: str) -> tuple[str, str] | None:
 def _probe(cursor: Cursor, schema: str) -> None:
     table = Table(schema, f"_airbyte_connection_test_{secrets.token_hex(16)}")
     raw.ensure(cursor, table, _PROBE)
-    raw.load(cursor, table, [_ROW], _PROBE)
+    raw.load(cursor, table, _ROW, _PROBE)
     if not is_filled(cursor, table):
         raise psycopg2.DataError("a row that was copied in is not there")
     cursor.execute(sqlgen.drop_tables([table]))

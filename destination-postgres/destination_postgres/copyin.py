@@ -1,4 +1,4 @@
-"""COPY … FROM STDIN of text that is already made, and what to say when the server refuses some of it."""
+"""COPY … FROM STDIN of rows that are already made, and what to say when the server refuses some of it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,21 @@ class _Pieces:
     readline = read
 
 
-def copy_in(cursor: Cursor, table: Table, columns: Sequence[str], chunks: Iterable[bytes], stream: StreamName) -> None:
-    """COPY ``chunks`` (text format, cut anywhere) into ``table``.
+def copy_in(
+    cursor: Cursor,
+    table: Table,
+    columns: Sequence[str],
+    chunks: Iterable[bytes],
+    stream: StreamName,
+    *,
+    binary: bool = False,
+) -> None:
+    """COPY ``chunks`` (text or binary format, cut anywhere) into ``table``.
 
     Raises ConnectorError naming stream and column, never the value, when the server refuses one.
     """
     try:
-        cursor.copy_expert(sqlgen.copy_in(table, columns), _Pieces(chunks), PIECE_BYTES)
+        cursor.copy_expert(sqlgen.copy_in(table, columns, binary=binary), _Pieces(chunks), PIECE_BYTES)
     except psycopg2.Error as error:
         refused = _refusal(error, table, columns, stream)
         if refused is None:

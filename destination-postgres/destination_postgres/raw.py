@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import StreamName
-from destination_postgres import sqlgen
+from destination_postgres import rawrow, sqlgen
 from destination_postgres.columns import RAW_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.sqlgen import Table
@@ -22,8 +23,8 @@ def ensure(cursor: Cursor, table: Table, stream: StreamName) -> None:
 
 
 def load(cursor: Cursor, table: Table, chunks: Iterable[bytes], stream: StreamName) -> None:
-    """Add rows given as COPY text."""
-    copy_in(cursor, table, COLUMNS, chunks, stream)
+    """Add rows given in COPY's binary format, without its header and trailer."""
+    copy_in(cursor, table, COLUMNS, itertools.chain([rawrow.HEADER], chunks, [rawrow.TRAILER]), stream, binary=True)
 
 
 def move(cursor: Cursor, origin: Table, target: Table) -> None:

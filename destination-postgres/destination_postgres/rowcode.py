@@ -1,4 +1,4 @@
-"""RECORDs of one stream -> COPY text for its raw and its final table.
+"""RECORDs of one stream -> what COPY takes for its raw table (binary) and its final table (text).
 
 Code is generated per stream, from its columns, so that a row costs one pass without a loop over its values (measured:
 half the time). A row with a value that the generated code does not know to be right goes through ``RowEncoder._exact``,
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
-from destination_postgres import values
+from destination_postgres import rawrow, values
 from destination_postgres.columns import Column, Kind
 from destination_postgres.inbox import Record, repair_escapes
 from destination_postgres.raw_ids import RawIds
@@ -33,13 +33,15 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 # A record's meta that says nothing, as sources write it.
 _EMPTY_METAS = tuple(map(Raw, (b"", b'{"changes":[]}', b"null", b"{}", b'{"changes":null}')))
 
-# (record, its decoded data or None, the data as COPY text, raw id, time of extraction)
-Item = tuple[Record, Any, str, str, str]
-RowCode = Callable[[Iterable[Item], Callable[[Item], None], list[str], list[str], str, str], None]
+# (record, its decoded data or None, raw id, time of extraction as text, and as a field of the raw table)
+Item = tuple[Record, Any, str, tuple[str, bytes]]
+# What the raw table's rows are joined from: record.data goes in as the slice of the input that it is.
+Pieces = list[bytes | Raw]
+RowCode = Callable[[Iterable[Item], Callable[[Item], None], Pieces, list[str], bytes, str], None]
 
 
 class Encoded(NamedTuple):
-    """COPY text of some rows: raw and final; how many rows there are, and the bytes of their ``data``."""
+    """What COPY takes for some rows: raw (binary) and final (text); how many there are, and the bytes of their data."""
 
     raw: bytes
     final: bytes
@@ -75,52 +77,46 @@ class RowEncoder:
         self._nulled = [_nulled(column.field) for column in columns]
         self._ids = ids
         self._numeric_infinity = numeric_infinity
-        self._generation = NULL if generation_id is None else str(generation_id)
+        self._generation = generation_id
+        self._generation_text = NULL if generation_id is None else str(generation_id)
         self._sync_id = "null" if sync_id is None else str(sync_id)
-        self._times: dict[int, str] = {}
+        self._times: dict[int, tuple[str, bytes]] = {}
         row_type = _row_type(columns)
         self._decoder = None if row_type is None else msgspec.json.Decoder(row_type)
         self._plain = _compiled(columns, escaping=False)
         self._escaping = _compiled(columns, escaping=True)
 
-    def encode(self, records: Sequence[Record], loaded_at: str) -> Encoded:
-        """The rows of ``records``, in order; ``loaded_at`` is a timestamptz text.
+    def encode(self, records: Sequence[Record], loaded_ms: int) -> Encoded:
+        """The rows of ``records``, in order; ``loaded_ms``: now, in milliseconds since 1970.
 
         Raises SystemFault for a record whose data is no JSON object in UTF-8.
         """
         joined = b"\n".join([record.data for record in records])
         if b"\t" in joined or b"\r" in joined:
             joined = joined.translate(_JSON_SPACE)
+        if not is_utf8(joined):
+            raise self._broken()
         data_bytes = len(joined) - len(records) + 1
-        code, items = self._items(records, joined)
+        rows = self._decoded(records, joined)
+        code = self._escaping if b"\\" in joined else self._plain
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
-        raw: list[str] = []
+        items = zip(records, rows, self._ids.take(len(records)), self._extracted(records), strict=True)
+        raw: Pieces = []
         final: list[str] = []
 
         def odd(item: Item) -> None:
-            for lines, line in zip((raw, final), self._exact(item, loaded_at), strict=True):
-                lines.append(line)
+            raw_pieces, final_line = self._exact(item, loaded_ms)
+            raw.extend(raw_pieces)
+            final.append(final_line)
 
         meta = self._meta_text([])
-        final_tail = f"\t{self._generation}\t{meta}\n"
-        raw_tail = f"\t{loaded_at}\t{meta}\t{self._generation}\n"
-        code(items, odd, raw, final, raw_tail, final_tail)
-        del items
-        return Encoded(_encoded(raw), _encoded(final), len(records), data_bytes)
-
-    def _items(self, records: Sequence[Record], joined: bytes) -> tuple[RowCode, Iterator[Item]]:
-        rows = self._decoded(records, joined)
-        try:
-            text = joined.decode()
-        except UnicodeDecodeError:
-            raise self._broken() from None
-        code = self._plain
-        if "\\" in text:
-            text = text.replace("\\", "\\\\")
-            code = self._escaping
-        ids, times = self._ids.take(len(records)), self._extracted(records)
-        return code, zip(records, rows, text.split("\n"), ids, times, strict=True)
+        final_tail = f"\t{self._generation_text}\t{meta}\n"
+        code(items, odd, raw, final, rawrow.tail(loaded_ms, meta, self._generation), final_tail)
+        del rows, items
+        text = "".join(final)
+        final.clear()
+        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes)
 
     def _decoded(self, records: Sequence[Record], joined: bytes) -> Sequence[Any]:
         # None stands for a row that has to be looked at value by value.
@@ -144,7 +140,7 @@ class RowEncoder:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def _extracted(self, records: Iterable[Record]) -> Iterator[str]:
+    def _extracted(self, records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
         known = self._times
         for record in records:
             emitted_ms = record.emitted_at
@@ -152,25 +148,26 @@ class RowEncoder:
             if found is None:
                 if len(known) >= _TIMES_LIMIT:
                     known.clear()
-                found = known[emitted_ms] = self._moment(emitted_ms)
+                found = known[emitted_ms] = (self._timestamptz(emitted_ms), rawrow.moment(emitted_ms))
             yield found
 
-    def _moment(self, emitted_ms: int) -> str:
+    def _timestamptz(self, emitted_ms: int) -> str:
         try:
-            return timestamptz(_EPOCH + datetime.timedelta(milliseconds=emitted_ms))
-        except (OverflowError, ValueError):
+            moment = _EPOCH + datetime.timedelta(milliseconds=emitted_ms)
+        except OverflowError:
             raise SystemFault("A record's emitted_at is no time in milliseconds.", stream=self._stream) from None
+        # The C library does not pad years before 1000.
+        return moment.strftime("%Y-%m-%d %H:%M:%S.%f+00").rjust(len("0000-00-00 00:00:00.000000+00"), "0")
 
-    def _exact(self, item: Item, loaded_at: str) -> tuple[str, str]:
-        """The raw and the final line of one row, each value judged by itself."""
-        record, _, _, raw_id, extracted_at = item
+    def _exact(self, item: Item, loaded_ms: int) -> tuple[Pieces, str]:
+        """The raw and the final row of one record, each value judged by itself."""
+        record, _, raw_id, (extracted_at, extracted_field) = item
         data = bytes(record.data).translate(_JSON_SPACE)
         if b"\\" in data:
             data = repair_escapes(data, drop_nul=True)
         try:
             fields = _decode_data(data)
             own_changes = self._own_changes(record)
-            data_text = data.decode()
         except (msgspec.DecodeError, UnicodeDecodeError):
             # From None: the decoder's text may quote the data.
             raise self._broken() from None
@@ -186,16 +183,11 @@ class RowEncoder:
             if fitting is None:
                 changes.append(nulled)
             cells.append(NULL if fitting is None else fitting.translate(_COPY_ESCAPES))
-        raw_cells = (
-            raw_id,
-            data_text.translate(_COPY_ESCAPES),
-            extracted_at,
-            loaded_at,
-            self._meta_text(own_changes),
-            self._generation,
-        )
-        final_cells = (*cells, raw_id, extracted_at, self._generation, self._meta_text([*changes, *own_changes]))
-        return "\t".join(raw_cells) + "\n", "\t".join(final_cells) + "\n"
+        final_meta = self._meta_text([*changes, *own_changes]).replace("\\", "\\\\")
+        final_line = "\t".join((*cells, raw_id, extracted_at, self._generation_text, final_meta)) + "\n"
+        raw_tail = rawrow.tail(loaded_ms, self._meta_text(own_changes), self._generation)
+        data_head = rawrow.data_head(len(data) + 1, 1)
+        return [rawrow.ROW_HEAD, raw_id.encode(), data_head, data, extracted_field, raw_tail], final_line
 
     def _fitting(self, kind: Kind, text: str) -> str | None:
         fitting = values.from_json(kind, text)
@@ -210,8 +202,7 @@ class RowEncoder:
         return [str(change, "utf-8") for change in _decode_meta(meta).changes or []]
 
     def _meta_text(self, changes: Sequence[str]) -> str:
-        text = f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'
-        return text.replace("\\", "\\\\")
+        return f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'
 
     def _broken(self) -> SystemFault:
         return SystemFault(
@@ -219,15 +210,12 @@ class RowEncoder:
         )
 
 
-def timestamptz(moment: datetime.datetime) -> str:
-    """``moment`` (UTC) as the server reads it, microseconds included."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S.%f+00").rjust(len("0000-00-00 00:00:00.000000+00"), "0")
-
-
-def _encoded(lines: list[str]) -> bytes:
-    text = "".join(lines)
-    lines.clear()
-    return text.encode()
+def is_utf8(text: bytes) -> bool:
+    """Whether ``text`` is valid UTF-8."""
+    try:
+        return text.isascii() or bool(text.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _nulled(field: str) -> str:
@@ -306,16 +294,18 @@ def source_of(columns: Sequence[Column], *, escaping: bool) -> str:
     """The generated function; ``escaping``: for rows whose data has backslashes."""
     lines = [
         "def rows(items, odd, raw, final, raw_tail, final_tail):",
-        "  put_raw, put_final = raw.append, final.append",
+        "  put_raw, put_final = raw.extend, final.append",
         "  for item in items:",
-        "    record, row, text, raw_id, extracted_at = item",
+        "    record, row, raw_id, (extracted_at, extracted_field) = item",
         f"    if row is None or (record.meta and record.meta not in EMPTY_METAS): {_ODD}",
     ]
     for index, column in enumerate(columns):
         lines.append(_taken(column.kind, f"v{index}", f"f{index}", escaping=escaping))
     cells = "".join(f"{{v{index}}}\\t" for index in range(len(columns)))
     lines.append(f'    put_final(f"{cells}{{raw_id}}\\t{{extracted_at}}{{final_tail}}")')
-    lines.append('    put_raw(f"{raw_id}\\t{text}\\t{extracted_at}{raw_tail}")')
+    lines.append("    data = record.data")
+    lines.append("    head = DATA_HEAD(len(data) + 1, 1)")
+    lines.append("    put_raw((ROW_HEAD, raw_id.encode(), head, data, extracted_field, raw_tail))")
     return "\n".join(lines) + "\n"
 
 
@@ -340,6 +330,8 @@ def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
         "UNSET": UNSET,
         "EMPTY_METAS": _EMPTY_METAS,
         "ESCAPES": _COPY_ESCAPES,
+        "ROW_HEAD": rawrow.ROW_HEAD,
+        "DATA_HEAD": rawrow.data_head,
         "BOOLEANS": {True: "t", False: "f", None: NULL},
         "DATES": values.KNOWN_DATES,
         "USUAL_TAIL": values.USUAL_TAIL.fullmatch,

@@ -85,9 +85,10 @@ def delete_all(table: Table) -> sql.Composed:
     return sql.SQL("delete from {}").format(table.sql)
 
 
-def copy_in(table: Table, columns: Iterable[str]) -> sql.Composed:
-    """COPY FROM STDIN in the text format."""
-    return sql.SQL("copy {} ({}) from stdin").format(table.sql, names(columns))
+def copy_in(table: Table, columns: Iterable[str], *, binary: bool = False) -> sql.Composed:
+    """COPY FROM STDIN in the text or the binary format."""
+    options = sql.SQL(" with (format binary)" if binary else "")
+    return sql.SQL("copy {} ({}) from stdin{}").format(table.sql, names(columns), options)
 
 
 def append(target: Table, origin: Table, columns: Sequence[str]) -> sql.Composed:

@@ -10,18 +10,18 @@ Order of things, which is what this module is about:
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from airbyte_pg.errors import ConfigError, StreamName, SystemFault
+from airbyte_pg.messages import now_ms
 from destination_postgres.acks import RecordCounts, acknowledgement, covered_stream
 from destination_postgres.buffers import Batch
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox, Line, Record, TruncatedInput
 from destination_postgres.relay import Relay
-from destination_postgres.rowcode import RowEncoder, timestamptz
+from destination_postgres.rowcode import RowEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Writer:
             return
         self._at_state = False
         now_s = time.monotonic()
-        loaded_at = timestamptz(datetime.datetime.now(datetime.timezone.utc))
+        loaded_ms = now_ms()
         for (namespace, name), records in groups.items():
             stream = StreamName(namespace, name)
             encoder = self._encoders.get(stream)
@@ -116,7 +116,7 @@ class Writer:
                     stream=stream,
                 )
             self._relay.expect_records(stream)
-            self._batch.add(stream, encoder.encode(records, loaded_at), now_s)
+            self._batch.add(stream, encoder.encode(records, loaded_ms), now_s)
             self._counts.add(stream, len(records))
 
     def _take_line(self, line: Line) -> None:

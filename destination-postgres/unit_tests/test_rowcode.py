@@ -1,8 +1,10 @@
-"""Records -> COPY text. The generated code and the exact judge must say the same of every row."""
+"""Records -> rows as COPY takes them. The generated code and the exact judge must say the same of every row."""
 
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,13 +13,14 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
+from destination_postgres import rawrow
 from destination_postgres.columns import Column, Kind, columns_of
 from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.rowcode import RowEncoder
 
 STREAM = StreamName("public", "s")
-LOADED_AT = "2024-01-02 03:04:05.000006+00"
+LOADED_AT = 1_704_164_645_006
 EXTRACTED = "1970-01-01 00:00:01.500000+00"
 ALL_KINDS = tuple(Column(f"{kind.name} 'é", kind.name.lower(), kind) for kind in Kind)
 
@@ -34,6 +37,47 @@ def cells(copy_text: bytes) -> list[list[str | None]]:
     """COPY's text format read back, as the server does it."""
     assert copy_text.endswith(b"\n")
     return [[unescaped(cell) for cell in line.split("\t")] for line in copy_text.decode()[:-1].split("\n")]
+
+
+def raw_rows(copied: bytes) -> list[list[str | int | None]]:
+    """COPY's binary format read back: raw id, data, extracted at (ms), loaded at (ms), meta, generation."""
+    found: list[list[str | int | None]] = []
+    position = 0
+    while position < len(copied):
+        (count,) = struct.unpack_from(">h", copied, position)
+        assert count == 6
+        position += 2
+        fields: list[bytes | None] = []
+        for _ in range(count):
+            (length,) = struct.unpack_from(">i", copied, position)
+            position += 4
+            fields.append(None if length < 0 else copied[position : position + length])
+            position += max(length, 0)
+        found.append([read(field) for read, field in zip(RAW_READERS, fields, strict=True)])
+    return found
+
+
+def jsonb(field: bytes | None) -> str:
+    assert field is not None
+    assert field[:1] == b"\x01"
+    return field[1:].decode()
+
+
+def moment_ms(field: bytes | None) -> int:
+    assert field is not None
+    microseconds = struct.unpack(">q", field)[0]
+    assert microseconds % 1000 == 0
+    return int(microseconds // 1000 + 946_684_800_000)
+
+
+RAW_READERS: tuple[Callable[[bytes | None], str | int | None], ...] = (
+    lambda field: (field or b"").decode(),
+    jsonb,
+    moment_ms,
+    moment_ms,
+    jsonb,
+    lambda field: None if field is None else int(struct.unpack(">q", field)[0]),
+)
 
 
 def unescaped(cell: str) -> str | None:
@@ -62,15 +106,16 @@ def columns(**types: Any) -> tuple[Column, ...]:
 
 def test_a_row_in_full():
     encoded = encoder(columns(id="integer", name="string")).encode([record('{"name":"é","id":1,"x":[1.0]}')], LOADED_AT)
-    ((raw_id, *raw),) = cells(encoded.raw)
-    assert raw == ['{"name":"é","id":1,"x":[1.0]}', EXTRACTED, LOADED_AT, '{"changes":[],"sync_id":42}', "3"]
+    ((raw_id, *raw),) = raw_rows(encoded.raw)
+    assert raw == ['{"name":"é","id":1,"x":[1.0]}', 1500, LOADED_AT, '{"changes":[],"sync_id":42}', 3]
     assert cells(encoded.final) == [["1", "é", raw_id, EXTRACTED, "3", '{"changes":[],"sync_id":42}']]
     assert (encoded.row_count, encoded.data_bytes) == (1, len('{"name":"é","id":1,"x":[1.0]}'.encode()))
 
 
 def test_ids_that_the_platform_does_not_give_are_null():
-    ((*_, generation, meta),) = final_cells(columns(id="integer"), '{"id":1}', generation_id=None, sync_id=None)
-    assert (generation, meta) == (None, '{"changes":[],"sync_id":null}')
+    encoded = encoder(columns(), generation_id=None, sync_id=None).encode([record("{}")], LOADED_AT)
+    assert cells(encoded.final)[0][2:] == [None, '{"changes":[],"sync_id":null}']
+    assert raw_rows(encoded.raw)[0][4:] == ['{"changes":[],"sync_id":null}', None]
 
 
 def test_what_does_not_fit_is_null_with_a_reason_and_stays_in_raw():
@@ -82,7 +127,7 @@ def test_what_does_not_fit_is_null_with_a_reason_and_stays_in_raw():
     ((a, b, c, _, _, _, final_meta),) = cells(encoded.final)
     assert (a, b, c) == (None, "7", None)
     assert final_meta == f'{{"changes":[{nulled.format("a")},{nulled.format("c")},{own}],"sync_id":42}}'
-    ((_, data, _, _, raw_meta, _),) = cells(encoded.raw)
+    ((_, data, _, _, raw_meta, _),) = raw_rows(encoded.raw)
     assert data == '{"a":"x","b":7,"c":"y"}'
     assert raw_meta == f'{{"changes":[{own}],"sync_id":42}}'
 
@@ -108,7 +153,7 @@ def test_backslashes_and_control_characters_survive_copy():
     assert first[0] == "a\\N\tb\nc\rd\\\u2028\x7f"
     assert json.loads(first[1] or "") == {"k\\": "\n"}
     assert second[0] == "\\N"
-    assert cells(encoded.raw)[0][1] == data
+    assert raw_rows(encoded.raw)[0][1] == data
 
 
 def test_white_space_between_tokens_does_not_break_the_row():
@@ -186,6 +231,7 @@ def test_a_meta_that_is_none_ends_the_sync():
 def test_times_of_extraction(emitted_ms: int, text: str):
     encoded = encoder(()).encode([Record("s", Raw(b"{}"), emitted_ms)], LOADED_AT)
     assert cells(encoded.final)[0][1] == text
+    assert raw_rows(encoded.raw)[0][2] == emitted_ms
 
 
 @pytest.mark.parametrize("emitted_ms", [10**15, -(10**15), 10**40])
@@ -226,9 +272,8 @@ def test_the_generated_code_says_what_the_exact_judge_says(data: list[dict[str, 
     fast = encoder(ALL_KINDS)
     encoded = fast.encode(records, LOADED_AT)
     judge = encoder(ALL_KINDS)
-    ids = [row[0] or "" for row in cells(encoded.raw)]
-    exact = [
-        judge._exact((one, None, "", raw_id, EXTRACTED), LOADED_AT) for one, raw_id in zip(records, ids, strict=True)
-    ]
-    assert cells(encoded.raw) == [cells(raw.encode())[0] for raw, _ in exact]
+    ids = [str(row[0]) for row in raw_rows(encoded.raw)]
+    stamp = (EXTRACTED, rawrow.moment(1500))
+    exact = [judge._exact((one, None, raw_id, stamp), LOADED_AT) for one, raw_id in zip(records, ids, strict=True)]
+    assert raw_rows(encoded.raw) == [raw_rows(b"".join(raw))[0] for raw, _ in exact]
     assert cells(encoded.final) == [cells(final.encode())[0] for _, final in exact]
