@@ -24,9 +24,10 @@ demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them 
 test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(DEVELOP) ## Lint, formatting, types.
+check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python tools/make_spec.py --check
 	@$(BIN)/mypy $(PACKAGES)
 	@$(BIN)/mypy integration_tests $(if $(wildcard tools/*.py),tools)
 	@for tests in $(wildcard $(addsuffix /unit_tests,$(PROJECTS))); do $(BIN)/mypy $$tests || exit 1; done

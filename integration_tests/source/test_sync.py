@@ -201,6 +201,14 @@ def test_odd_names_are_read(source_db):
     assert record["data"]["ID"] == "b"
 
 
+def test_a_whitelist_selects_what_is_discovered(shop):
+    shop.execute('create schema other; create table other."Odd.Name" (id int primary key)')
+    assert set(discovered(shop, tables='customers, other."Odd.Name"')) == {"customers", "Odd.Name"}
+    assert set(discovered(shop, tables="*.*")) == {"customers", "log", "Odd.Name"}
+    assert set(discovered(shop, tables='"Odd.Name"', schema="other")) == {"Odd.Name"}
+    assert set(discovered(shop, schemas=[])) == {"customers", "log", "Odd.Name"}
+
+
 def test_spec_needs_no_server():
     outcome = connector.run(SOURCE, "spec")
     assert outcome.exit_code == 0

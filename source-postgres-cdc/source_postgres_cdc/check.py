@@ -86,8 +86,10 @@ def _publication(subject: Subject) -> str | None:
 
 
 def _tables(subject: Subject) -> str | None:
-    if tables.load(subject.session, subject.settings.schemas):
+    if tables.load(subject.session, subject.settings.selection):
         return None
+    if subject.settings.tables:
+        return "No table of the whitelist can be read. Check its names (case sensitive) and grant SELECT on the tables."
     schemas = ", ".join(subject.settings.schemas) or "any schema"
     return (
         f"No table in {schemas} can be read. Check the schema names (case sensitive), "

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
+from source_postgres_cdc.selection import Selection, selection
 
 DEFAULT_SLOT = "airbyte_slot"
 DEFAULT_PUBLICATION = "airbyte_publication"
@@ -47,6 +48,18 @@ class SourceSettings(ConnectionSettings):
         title="Schemas",
         description="Schemas to read tables from (case sensitive). Empty: all but the system's.",
     )
+    schema_: str = Field(
+        default="public",
+        alias="schema",
+        title="Default Schema",
+        description="The schema of names without one in the table whitelist.",
+    )
+    tables: str = Field(
+        default="",
+        title="Tables",
+        description="Whitelist: schema.table, separated by commas; * stands for any characters, odd names go in "
+        "double quotes. Empty: every table of the schemas.",
+    )
     replication_method: ReplicationMethod = Field(
         default=ReplicationMethod(), title="Update Method", description="Slot and publication."
     )
@@ -68,6 +81,11 @@ class SourceSettings(ConnectionSettings):
         title="Seconds per Checkpoint",
         description="A state is given at the first commit after so many seconds.",
     )
+
+    @property
+    def selection(self) -> Selection:
+        """The tables that are discovered. Raises ConfigError for a whitelist that cannot be read."""
+        return selection(self.tables, self.schemas, self.schema_)
 
     @property
     def slot(self) -> str:
@@ -92,6 +110,7 @@ class SourceSettings(ConnectionSettings):
             raise ConfigError("The update method is unknown.", remedy='Use {"method": "CDC"}.')
         if method.plugin != "pgoutput":
             raise ConfigError("The output plugin is not supported.", remedy="Use pgoutput, which is built in.")
+        _ = self.selection
         for key, accepted in _NOT_YET.items():
             if self._given(key) not in (None, *accepted):
                 raise ConfigError(f"The option {key} is not supported yet.", remedy="Leave it out.")
@@ -107,10 +126,8 @@ _NOT_YET: dict[str, tuple[Any, ...]] = {
     "failover": (False,),
     "initial_load": (True,),
     "run_mode": ("batch",),
-    "schema": ("public",),
     "schema_change": ("warn",),
     "special_values": ("null",),
     "state_type": ("global",),
-    "tables": ("",),
     "truncate_handling": ("warn",),
 }

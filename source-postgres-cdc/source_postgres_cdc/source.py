@@ -13,6 +13,7 @@ from source_postgres_cdc import check as prerequisites
 from source_postgres_cdc import discover as discovery
 from source_postgres_cdc import publication, server, state, streams, tables
 from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.selection import Selection
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.sync import Sync
 from source_postgres_cdc.tables import Membership, Table
@@ -32,7 +33,7 @@ def discover(call: Call) -> None:
     settings = _settings(call)
     with closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
-        found = tables.load(session, settings.schemas)
+        found = tables.load(session, settings.selection)
         types = tables.load_types(session, {column.type_oid for table in found for column in table.columns})
         members = tables.load_members(session, facts.version, settings.publication)
         may_add = _may_add(publication.find(session, settings.publication), settings)
@@ -61,8 +62,8 @@ def read(call: Call) -> None:
                 f"wal_level is {facts.wal_level}; changes need logical.",
                 remedy="Run: ALTER SYSTEM SET wal_level = 'logical'; and restart the server.",
             )
-        schemas = sorted({entry.stream.namespace or "public" for entry in configured})
-        wanted = streams.resolve(configured, tables.load(session, schemas))
+        schemas = tuple({entry.stream.namespace or "" for entry in configured})
+        wanted = streams.resolve(configured, tables.load(session, Selection(schemas)))
         try:
             Sync(session, facts, settings, emitter).run(wanted, given)
         except BaseException:

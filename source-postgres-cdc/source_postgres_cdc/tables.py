@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName
 from source_postgres_cdc import server
 from source_postgres_cdc.pgtypes import PgType, Types
+from source_postgres_cdc.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,14 @@ from pg_publication_tables where pubname = %(publication)s
 """
 
 
-def load(session: Connection, schemas: Sequence[str]) -> list[Table]:
-    """Every relation of ``schemas`` (all, when empty) that the user may read."""
-    heads = server.rows(session, _TABLES, {"schemas": list(schemas)})
+def load(session: Connection, selected: Selection) -> list[Table]:
+    """Every selected relation that the user may read."""
+    schemas = () if selected.patterns else selected.schemas
+    heads = [
+        head
+        for head in server.rows(session, _TABLES, {"schemas": list(schemas)})
+        if selected.holds(StreamName(head[1], head[2]))
+    ]
     oids = {"oids": [head[0] for head in heads]}
     columns: dict[int, list[Column]] = {}
     for oid, name, type_oid, typmod, is_generated in server.rows(session, _COLUMNS, oids):

@@ -57,7 +57,7 @@ def test_airbyte_configurations_are_accepted(more):
         ({"ssl_mode": {"mode": "verify-full"}}, "verify-full"),
         ({"jdbc_url_params": "a=b"}, "jdbc_url_params"),
         ({"truncate_handling": "propagate"}, "truncate_handling"),
-        ({"tables": "public.a"}, "tables"),
+        ({"tables": "public.a b.c"}, "whitelist"),
         ({"replication_method": {"initial_load": False}}, "initial_load"),
     ],
 )
