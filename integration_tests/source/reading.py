@@ -17,7 +17,9 @@ def config(database: Database, **replication: Any) -> dict[str, Any]:
     method = {"method": "CDC", "replication_slot": slot_of(database), "publication": "airbyte_publication"}
     top: dict[str, Any] = {"schemas": ["public"]}
     top |= {
-        key: replication.pop(key) for key in ("schemas", "schema", "tables", "create_if_missing") if key in replication
+        key: replication.pop(key)
+        for key in ("schemas", "schema", "tables", "create_if_missing", "initial_load")
+        if key in replication
     }
     return database.config(**top, replication_method={**method, **replication})
 

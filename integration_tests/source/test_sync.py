@@ -201,6 +201,18 @@ def test_odd_names_are_read(source_db):
     assert record["data"]["ID"] == "b"
 
 
+def test_without_initial_load_only_changes_are_read(shop):
+    shop.execute("create publication airbyte_publication for table customers")
+    shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", f"slot_{shop.name}")
+    shop.execute("insert into customers values (2001)")
+    catalog = catalog_of(shop, only=["customers"], initial_load=False)
+    first = read(shop, catalog, initial_load=False)
+    assert [row["id"] for row in first.records()] == [2001]
+    shop.execute("insert into customers values (2002)")
+    second = read(shop, catalog, first, initial_load=False)
+    assert [row["id"] for row in second.records()] == [2002]
+
+
 def test_a_whitelist_selects_what_is_discovered(shop):
     shop.execute('create schema other; create table other."Odd.Name" (id int primary key)')
     assert set(discovered(shop, tables='customers, other."Odd.Name"')) == {"customers", "Odd.Name"}

@@ -63,6 +63,11 @@ class SourceSettings(ConnectionSettings):
     replication_method: ReplicationMethod = Field(
         default=ReplicationMethod(), title="Update Method", description="Slot and publication."
     )
+    initial_load: bool = Field(
+        default=True,
+        title="Initial Load",
+        description="Read the rows that a table has before its changes. Off: only changes from the slot on.",
+    )
     create_if_missing: bool = Field(
         default=True,
         title="Create Publication and Slot",
@@ -124,7 +129,6 @@ class SourceSettings(ConnectionSettings):
 _NOT_YET: dict[str, tuple[Any, ...]] = {
     "emit_position": (False,),
     "failover": (False,),
-    "initial_load": (True,),
     "run_mode": ("batch",),
     "schema_change": ("warn",),
     "special_values": ("null",),

@@ -113,6 +113,12 @@ class Sync:
         wanted = [stream for stream in streams if not _is_complete(stream, state)]
         if not wanted:
             return state.lsn
+        if not self.settings.initial_load:
+            # From the slot on, without the rows that are there; the barrier is passed for its cut all the same.
+            for stream in wanted:
+                if stream.is_followed:
+                    state.streams[stream.id] = StreamProgress(is_complete=True, columns=stream.column_oids)
+            wanted = [stream for stream in wanted if not stream.is_followed]
         taken = self._begin_snapshot(wanted)
         for stream in wanted:
             # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.

@@ -58,7 +58,7 @@ def test_airbyte_configurations_are_accepted(more):
         ({"jdbc_url_params": "a=b"}, "jdbc_url_params"),
         ({"truncate_handling": "propagate"}, "truncate_handling"),
         ({"tables": "public.a b.c"}, "whitelist"),
-        ({"replication_method": {"initial_load": False}}, "initial_load"),
+        ({"replication_method": {"emit_position": True}}, "emit_position"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(more, word):
