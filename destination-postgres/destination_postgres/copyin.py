@@ -13,7 +13,7 @@ from destination_postgres import sqlgen
 from destination_postgres.sqlgen import Table
 
 # libpq copies each piece into its own buffer, which it then keeps.
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 20
 
 # COPY users, line 7, column id: "…"
 _PLACE = re.compile(r"COPY .*?, line \d+(?:, column (.*))?", re.DOTALL)

@@ -26,18 +26,16 @@ _COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\
 # White space that JSON allows between tokens, and COPY takes for the end of a column or line. Strings have none.
 _JSON_SPACE = bytes.maketrans(b"\t\r", b"  ")
 
-# Distinct times of extraction whose text is remembered; a source stamps many rows with the same millisecond.
-_TIMES_LIMIT = 10_000
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 # A record's meta that says nothing, as sources write it.
 _EMPTY_METAS = tuple(map(Raw, (b"", b'{"changes":[]}', b"null", b"{}", b'{"changes":null}')))
 
-# (record, its decoded data or None, raw id, time of extraction as text, and as a field of the raw table)
-Item = tuple[Record, Any, str, tuple[str, bytes]]
+# (record, its decoded data or None, raw id, beginning of the raw row with that id, ends of the final and the raw row)
+Item = tuple[Record, Any, str, bytes, tuple[str, bytes]]
 # What the raw table's rows are joined from: record.data goes in as the slice of the input that it is.
 Pieces = list[bytes | Raw]
-RowCode = Callable[[Iterable[Item], Callable[[Item], None], Pieces, list[str], bytes, str], None]
+RowCode = Callable[[Iterable[Item], Callable[[Item], None], Pieces, list[str]], None]
 
 
 class Encoded(NamedTuple):
@@ -80,7 +78,6 @@ class RowEncoder:
         self._generation = generation_id
         self._generation_text = NULL if generation_id is None else str(generation_id)
         self._sync_id = "null" if sync_id is None else str(sync_id)
-        self._times: dict[int, tuple[str, bytes]] = {}
         row_type = _row_type(columns)
         self._decoder = None if row_type is None else msgspec.json.Decoder(row_type)
         self._plain = _compiled(columns, escaping=False)
@@ -101,7 +98,7 @@ class RowEncoder:
         code = self._escaping if b"\\" in joined else self._plain
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
-        items = zip(records, rows, self._ids.take(len(records)), self._extracted(records), strict=True)
+        items = zip(records, rows, *self._ids.take(len(records)), self._ends(records, loaded_ms), strict=True)
         raw: Pieces = []
         final: list[str] = []
 
@@ -110,9 +107,7 @@ class RowEncoder:
             raw.extend(raw_pieces)
             final.append(final_line)
 
-        meta = self._meta_text([])
-        final_tail = f"\t{self._generation_text}\t{meta}\n"
-        code(items, odd, raw, final, rawrow.tail(loaded_ms, meta, self._generation), final_tail)
+        code(items, odd, raw, final)
         del rows, items
         text = "".join(final)
         final.clear()
@@ -140,15 +135,18 @@ class RowEncoder:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def _extracted(self, records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
-        known = self._times
+    def _ends(self, records: Iterable[Record], loaded_ms: int) -> Iterator[tuple[str, bytes]]:
+        """The ends of each record's final and raw row, if nothing about it is odd."""
+        meta = self._meta_text([])
+        raw_tail = rawrow.tail(loaded_ms, meta, self._generation)
+        # A source stamps many rows with the same millisecond.
+        known: dict[int, tuple[str, bytes]] = {}
         for record in records:
             emitted_ms = record.emitted_at
             found = known.get(emitted_ms)
             if found is None:
-                if len(known) >= _TIMES_LIMIT:
-                    known.clear()
-                found = known[emitted_ms] = (self._timestamptz(emitted_ms), rawrow.moment(emitted_ms))
+                final_end = f"\t{self._timestamptz(emitted_ms)}\t{self._generation_text}\t{meta}\n"
+                found = known[emitted_ms] = (final_end, rawrow.moment(emitted_ms) + raw_tail)
             yield found
 
     def _timestamptz(self, emitted_ms: int) -> str:
@@ -161,7 +159,7 @@ class RowEncoder:
 
     def _exact(self, item: Item, loaded_ms: int) -> tuple[Pieces, str]:
         """The raw and the final row of one record, each value judged by itself."""
-        record, _, raw_id, (extracted_at, extracted_field) = item
+        record, _, raw_id, row_head, _ = item
         data = bytes(record.data).translate(_JSON_SPACE)
         if b"\\" in data:
             data = repair_escapes(data, drop_nul=True)
@@ -184,10 +182,11 @@ class RowEncoder:
                 changes.append(nulled)
             cells.append(NULL if fitting is None else fitting.translate(_COPY_ESCAPES))
         final_meta = self._meta_text([*changes, *own_changes]).replace("\\", "\\\\")
+        extracted_at = self._timestamptz(record.emitted_at)
         final_line = "\t".join((*cells, raw_id, extracted_at, self._generation_text, final_meta)) + "\n"
         raw_tail = rawrow.tail(loaded_ms, self._meta_text(own_changes), self._generation)
         data_head = rawrow.data_head(len(data) + 1, 1)
-        return [rawrow.ROW_HEAD, raw_id.encode(), data_head, data, extracted_field, raw_tail], final_line
+        return [row_head, data_head, data, rawrow.moment(record.emitted_at), raw_tail], final_line
 
     def _fitting(self, kind: Kind, text: str) -> str | None:
         fitting = values.from_json(kind, text)
@@ -293,19 +292,18 @@ _USUAL = {
 def source_of(columns: Sequence[Column], *, escaping: bool) -> str:
     """The generated function; ``escaping``: for rows whose data has backslashes."""
     lines = [
-        "def rows(items, odd, raw, final, raw_tail, final_tail):",
+        "def rows(items, odd, raw, final):",
         "  put_raw, put_final = raw.extend, final.append",
         "  for item in items:",
-        "    record, row, raw_id, (extracted_at, extracted_field) = item",
+        "    record, row, raw_id, row_head, (final_end, raw_end) = item",
         f"    if row is None or (record.meta and record.meta not in EMPTY_METAS): {_ODD}",
     ]
     for index, column in enumerate(columns):
         lines.append(_taken(column.kind, f"v{index}", f"f{index}", escaping=escaping))
     cells = "".join(f"{{v{index}}}\\t" for index in range(len(columns)))
-    lines.append(f'    put_final(f"{cells}{{raw_id}}\\t{{extracted_at}}{{final_tail}}")')
+    lines.append(f'    put_final(f"{cells}{{raw_id}}{{final_end}}")')
     lines.append("    data = record.data")
-    lines.append("    head = DATA_HEAD(len(data) + 1, 1)")
-    lines.append("    put_raw((ROW_HEAD, raw_id.encode(), head, data, extracted_field, raw_tail))")
+    lines.append("    put_raw((row_head, DATA_HEAD(len(data) + 1, 1), data, raw_end))")
     return "\n".join(lines) + "\n"
 
 
@@ -330,7 +328,6 @@ def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
         "UNSET": UNSET,
         "EMPTY_METAS": _EMPTY_METAS,
         "ESCAPES": _COPY_ESCAPES,
-        "ROW_HEAD": rawrow.ROW_HEAD,
         "DATA_HEAD": rawrow.data_head,
         "BOOLEANS": {True: "t", False: "f", None: NULL},
         "DATES": values.KNOWN_DATES,

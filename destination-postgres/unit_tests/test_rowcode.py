@@ -273,7 +273,8 @@ def test_the_generated_code_says_what_the_exact_judge_says(data: list[dict[str, 
     encoded = fast.encode(records, LOADED_AT)
     judge = encoder(ALL_KINDS)
     ids = [str(row[0]) for row in raw_rows(encoded.raw)]
-    stamp = (EXTRACTED, rawrow.moment(1500))
-    exact = [judge._exact((one, None, raw_id, stamp), LOADED_AT) for one, raw_id in zip(records, ids, strict=True)]
+    heads = [rawrow.ROW_HEAD + raw_id.encode() for raw_id in ids]
+    items = [(one, None, raw_id, head, ("", b"")) for one, raw_id, head in zip(records, ids, heads, strict=True)]
+    exact = [judge._exact(item, LOADED_AT) for item in items]
     assert raw_rows(encoded.raw) == [raw_rows(b"".join(raw))[0] for raw, _ in exact]
     assert cells(encoded.final) == [cells(final.encode())[0] for _, final in exact]
