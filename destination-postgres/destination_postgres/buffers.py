@@ -48,6 +48,8 @@ class Batch:
     def acknowledge(self, line: bytes, now_s: float) -> None:
         """Queue a STATE line behind the rows that have come so far."""
         self.acknowledgements.append(line)
+        # A GLOBAL state of many streams is as large as some batches.
+        self._size += len(line)
         self._begin(now_s)
 
     @property

@@ -48,7 +48,7 @@ class Column:
 
 # Name -> SQL type of the connector's own columns, in the order in which tables are made.
 FINAL_META_TYPES: Mapping[str, str] = {
-    RAW_ID: "character varying",
+    RAW_ID: "character varying(36)",
     EXTRACTED_AT: "timestamp with time zone",
     GENERATION_ID: "bigint",
     META: "jsonb",

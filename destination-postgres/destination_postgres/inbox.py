@@ -75,6 +75,8 @@ class _LooseMessage(msgspec.Struct, gc=False):
     record: _LooseRecord
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 _decoder: Final = msgspec.json.Decoder(Message)
 _loose_decoder: Final = msgspec.json.Decoder(_LooseMessage)
 
@@ -143,11 +145,12 @@ class Inbox:
         found: list[Message | Line] = []
         complete = lines.endswith(b"\n")
         texts = lines.split(b"\n")
-        for position, text in enumerate(texts):
+        for position, given in enumerate(texts):
             self._lines_read += 1
-            if not text.strip():
+            text = given.strip().removeprefix(_BYTE_ORDER_MARK)
+            if not text:
                 continue
-            if not text.lstrip().startswith(b"{"):
+            if not text.startswith(b"{"):
                 _log.info("ignored a line of the input that is no JSON object: line=%d", self._lines_read)
                 continue
             message = self._parse_one(text, last=not complete and position == len(texts) - 1)

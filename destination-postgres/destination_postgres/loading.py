@@ -91,7 +91,7 @@ class Loader:
         with transaction(self._connection) as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
             self._ensure(cursor, plan, plan.visible)
-            filled = is_filled(cursor, plan.visible.final) or is_filled(cursor, plan.visible.raw)
+            filled = any(is_filled(cursor, table) for table in plan.visible.tables)
             entry = self._ledger.entry(cursor, plan)
             opening = open_generation(plan, entry, filled=filled)
             if opening.adopt:

@@ -41,7 +41,7 @@ class Relay:
                 self._take_error(_nested(trace, "error"))
         elif message.type not in _IGNORED and message.type not in self._unknown_types:
             self._unknown_types.add(message.type)
-            _log.info("ignored messages of an unknown type")
+            _log.info("ignored messages of an unknown type: type=%s", message.type[:40])
 
     def is_complete(self, stream: StreamName) -> bool:
         """Whether the source said that it sent all of ``stream``."""

@@ -8,6 +8,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import sqlgen
+from destination_postgres.columns import FINAL_META_TYPES, RAW_TYPES
 from destination_postgres.naming import META_COLUMNS, helper_name
 from destination_postgres.sqlgen import Table
 
@@ -32,6 +33,8 @@ where i.indrelid = %s and i.indisvalid and i.indpred is null and i.indexprs is n
 
 # Rows are found by their place in one table (sqlgen.merge), so a partitioned one would not do; a view even less.
 _ORDINARY_TABLE = "r"
+
+_OWN_COLUMNS = frozenset({*RAW_TYPES, *FINAL_META_TYPES})
 
 
 def ensure_schema(cursor: Cursor, schema: str) -> None:
@@ -100,15 +103,20 @@ def _table_oid(cursor: Cursor, table: Table, stream: StreamName) -> int | None:
 
 def _differences(found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str]) -> list[str]:
     missing = [column for column in wanted if column not in found]
-    # Our own columns may have a length (2.x: varchar(36)); the user's must be able to hold every value.
     other = [
-        f"{column} ({found[column][1]} instead of {wanted[column]})"
-        for column in wanted
-        if column in found and found[column][0 if column.startswith("_airbyte_") else 1] != wanted[column]
+        f"{column} ({found[column][1]} instead of {sql_type})"
+        for column, sql_type in wanted.items()
+        if column in found and not _serves(column, found[column], sql_type)
     ]
     surplus = [column for column in found if column not in wanted]
     shown = (("missing", missing), ("of another type", other), ("not in the stream", surplus))
     return [f"{what}: {', '.join(columns)}" for what, columns in shown if columns]
+
+
+def _serves(column: str, found: tuple[str, str], wanted: str) -> bool:
+    # Our own columns may have another length (3.x: none); the user's must be able to hold every value.
+    base, exact = found
+    return base == wanted.partition("(")[0] if column in _OWN_COLUMNS else exact == wanted
 
 
 def _fetched(cursor: Cursor) -> tuple[object, ...]:

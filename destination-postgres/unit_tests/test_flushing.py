@@ -48,6 +48,13 @@ def test_a_batch_becomes_due_with_age():
     assert batch.is_due(100.0 + buffers.HARD_AGE_S, at_state=False)
 
 
+def test_large_states_count_as_well():
+    batch = Batch()
+    batch.add(USERS, rows(1), 0.0)
+    batch.acknowledge(b"x" * buffers.SOFT_LIMIT_BYTES, 0.0)
+    assert batch.is_due(0.0, at_state=True)
+
+
 def test_states_alone_are_due_at_once():
     batch = Batch()
     batch.acknowledge(b"state\n", 0.0)

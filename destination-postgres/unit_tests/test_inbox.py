@@ -112,6 +112,10 @@ def test_a_line_that_may_have_been_a_message_is_never_skipped(line: bytes):
     assert "line 2" in caught.value.detail
 
 
+def test_a_byte_order_mark_hides_no_record():
+    assert len(parse(b"\xef\xbb\xbf" + RECORD % b"{}" + RECORD % b"{}")) == 2
+
+
 def test_nesting_without_end_is_an_error_and_no_crash():
     with pytest.raises(SystemFault, match="nested too deep"):
         parse(RECORD % (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +240,35 @@ def test_a_stop_interrupts_a_flush_that_waits(destination_db):
     blocker.rollback()
     blocker.close()
     assert users(destination_db) == []
+
+
+def test_a_reader_of_stdout_that_goes_away_ends_the_sync(destination_db):
+    """As in ``destination | head``: a STATE that nobody can read any more is no reason to go on."""
+    with tempfile.TemporaryDirectory() as directory:
+        files = {"config": destination_db.config(schema="public"), "catalog": one()}
+        arguments = []
+        for name, document in files.items():
+            path = Path(directory) / name
+            path.write_text(json.dumps(document))
+            arguments += [f"--{name}", str(path)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", DESTINATION, "write", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdin.write(record({"id": 1, "name": "a"}) + state(1))
+        process.stdin.flush()
+        # stdin stays open: it is the flush by age that finds nobody listening.
+        assert process.wait(30) == 1
+        process.stdin.close()
+        assert process.stderr is not None
+        assert process.stderr.read().decode().splitlines() == ["destination-postgres: the reader of stdout has gone"]
+        process.stderr.close()
+    assert users(destination_db) == [(1, "a")]
 
 
 def test_a_server_that_goes_away_ends_the_sync_with_a_transient_error(destination_db):

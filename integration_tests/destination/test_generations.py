@@ -215,6 +215,16 @@ def test_tombstones_of_the_replaced_generation_do_not_reach_into_the_new_one(des
     assert users(destination_db) == [(1, "a"), (2, "a")]
 
 
+def test_tombstones_alone_are_something_to_replace(destination_db):
+    deletion = {"id": 1, "_ab_cdc_lsn": 100, "_ab_cdc_deleted_at": "2024-01-01T00:00:00Z"}
+    sync(destination_db, one(USERS_CDC, "append_dedup", generation=1, minimum=0), record(deletion))
+    destination_db.execute("truncate airbyte_internal.public_raw__stream_users")
+    row = {"id": 1, "name": "a", "_ab_cdc_lsn": 1}
+    sync(destination_db, one(USERS_CDC, "append_dedup", generation=2, minimum=2), record(row))
+    sync(destination_db, one(USERS_CDC, "append_dedup", generation=2, minimum=0), record(row))
+    assert users(destination_db) == [(1, "a")]
+
+
 def test_streams_are_completed_each_by_itself(destination_db):
     orders = {**USERS, "name": "orders"}
 

@@ -16,11 +16,14 @@ from integration_tests.destination.writing import (
     record,
     records,
     state,
+    status,
     sync,
     users,
     write,
 )
+from integration_tests.support import connector
 from integration_tests.support.catalogs import TYPES, configured, stream
+from integration_tests.support.connector import DESTINATION
 
 FIRST = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
 SECOND = [{"id": 2, "name": "c"}, {"id": 3, "name": "d"}]
@@ -175,6 +178,24 @@ def test_a_new_stream_in_the_catalog_does_not_take_an_older_ones_table(destinati
         record({"id": 2, "name": "new"}, "a b") + record({"id": 3, "name": "old"}, "a_b"),
     )
     assert destination_db.rows("select distinct name from public.a_b") == [("old",)]
+
+
+def test_several_syncs_may_begin_at_once(destination_db):
+    """They create the same schemas and the same ledger; whoever comes second goes on with what is there."""
+    names = [f"s{number}" for number in range(6)]
+    config = destination_db.config(schema="my schema")
+    started = []
+    for name in names:
+        catalog = one({**USERS, "name": name, "namespace": None}, "append_dedup")
+        running = connector.start(DESTINATION, "write", config=config, catalog=catalog)
+        running.write(record({"id": 1}, name, namespace=None) + status(name, namespace=None))
+        started.append(running)
+    for running in started:
+        with running:
+            outcome = running.finish()
+        assert outcome.exit_code == 0, outcome
+    for name in names:
+        assert destination_db.value(f"select count(*) from my_schema.{name}") == 1
 
 
 def test_existing_tables_are_continued_in_any_order_of_columns(destination_db):
