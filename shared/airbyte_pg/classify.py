@@ -28,6 +28,7 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
         "Grant it; `check` names what is missing.",
     ),
     "42P01": (ConfigError, "A table is missing.", "Refresh the catalog."),
+    "42703": (ConfigError, "A column is missing: its table has changed.", "Refresh the catalog."),
     "42704": (ConfigError, "A replication slot, publication or type is missing.", "Run `check`."),
     "53400": (
         ConfigError,
@@ -56,17 +57,31 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
     "25P03": (TransientError, "The server ended an idle transaction.", ""),
 }
 
-# psycopg2 gives no SQLSTATE while connecting: these texts (libpq's, untranslated) sharpen the wording, not the class.
-CONNECT_TEXTS: tuple[tuple[str, str, str], ...] = (
-    ("password authentication failed", "The server refused user name or password.", "Check both."),
-    ("no password supplied", "The server asks for a password and none is configured.", "Give the password."),
-    ("no pg_hba.conf entry", "The server does not accept this user from this address.", "See pg_hba.conf."),
-    ("could not translate host name", "The host name is unknown.", "Check the host."),
-    ("Connection refused", "Nothing listens at this host and port.", "Check both, and the firewall."),
-    ("timeout expired", "The server did not answer in time.", "Check host, port and firewall."),
-    ("server does not support SSL", "The server offers no TLS.", "Choose ssl_mode prefer or disable."),
-    ("does not exist", "The database or the user does not exist.", "Check both names."),
-    ("too many clients", "The server has no free connection.", "Raise max_connections or close others."),
+# psycopg2 gives no SQLSTATE while connecting: these texts (libpq's, untranslated) tell the causes apart.
+CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
+    ("password authentication failed", ConfigError, "The server refused user name or password.", "Check both."),
+    ("no password supplied", ConfigError, "The server asks for a password and none is configured.", "Give one."),
+    (
+        "no pg_hba.conf entry",
+        ConfigError,
+        "The server does not accept this user from this address.",
+        "See pg_hba.conf.",
+    ),
+    ("could not translate host name", ConfigError, "The host name is unknown.", "Check the host."),
+    ("Connection refused", ConfigError, "Nothing listens at this host and port.", "Check both, and the firewall."),
+    ("timeout expired", ConfigError, "The server did not answer in time.", "Check host, port and firewall."),
+    ("server does not support SSL", ConfigError, "The server offers no TLS.", "Choose ssl_mode prefer or disable."),
+    (
+        "too many clients",
+        TransientError,
+        "The server has no free connection.",
+        "Raise max_connections or close others.",
+    ),
+    ("too many connections", TransientError, "The server has no free connection.", "Raise the limit or close others."),
+    ("remaining connection slots", TransientError, "The server has no free connection.", "Raise max_connections."),
+    ("max_wal_senders", TransientError, "The server has no free sender for replication.", "Raise max_wal_senders."),
+    ("the database system is", TransientError, "The server is starting or stopping.", ""),
+    ("does not exist", ConfigError, "The database or the user does not exist.", "Check both names."),
 )
 
 
@@ -97,9 +112,9 @@ def _of_server(error: psycopg2.Error, phase: Phase) -> ConnectorError:
         return SystemFault("The server reported an unexpected error.", detail=f"SQLSTATE {code}")
     text = str(error)
     if phase is Phase.CONNECTING:
-        for sample, wording, remedy in CONNECT_TEXTS:
+        for sample, kind, wording, remedy in CONNECT_TEXTS:
             if sample in text:
-                return ConfigError(wording, remedy=remedy)
+                return kind(wording, remedy=remedy)
         return ConfigError("The connection to the server could not be made.", remedy="Check host and port.")
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError)):
         # Without a SQLSTATE after the first success: libpq lost the server.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 
 from airbyte_pg.errors import OutputClosed
@@ -70,6 +71,10 @@ class LineWriter:
         view = memoryview(chunk)
         try:
             while view:
-                view = view[os.write(self._fd, view) :]
+                try:
+                    view = view[os.write(self._fd, view) :]
+                except BlockingIOError:
+                    # Somebody made the pipe non-blocking: wait for room all the same.
+                    select.select([], [self._fd], [])
         except (BrokenPipeError, ConnectionResetError) as error:
             raise OutputClosed("The reader of this connector's output has gone.") from error

@@ -94,10 +94,16 @@ def load_settings(path: Path, model: type[Settings]) -> Settings:
     return parse_settings(document, model)
 
 
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
 def parse_settings(document: Mapping[str, Any], model: type[Settings]) -> Settings:
     """``document`` as ``model``; null counts as absent. Raises ConfigError as load_settings does."""
     try:
-        return model.model_validate({key: value for key, value in document.items() if value is not None})
+        return model.model_validate(_without_nulls(document))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'config'}: {problem['msg']}"

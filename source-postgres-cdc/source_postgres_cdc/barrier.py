@@ -8,6 +8,7 @@ below everything to come (design section 3, "The seam").
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from airbyte_pg.connect import Connection
@@ -79,18 +80,41 @@ def take_snapshot(session: Connection, wait_s: float = WAIT_S) -> Snapshot:
             pause = min(pause * 1.5, 0.25)
 
 
-def flushed_position(session: Connection, at_least: int, wait_s: float = 30.0) -> int:
-    """The position up to which the server has flushed its WAL, once that is ``at_least``: a stream can reach it."""
+def wait_until_visible(session: Connection, xids: Collection[int], wait_s: float = WAIT_S) -> None:
+    """Return when a new snapshot shows the committed transactions ``xids`` (32 bits, of a stream).
+
+    Raises TransientError after ``wait_s`` seconds: their commits wait for a synchronous standby.
+    """
     deadline = time.monotonic() + wait_s
-    while (flushed := lsn.parse(server.value(session, "select pg_current_wal_flush_lsn()::text"))) < at_least:
-        # Commits with synchronous_commit off: the WAL writer flushes them within a second.
+    pause = _PAUSE_S
+    while True:
+        visibility = Visibility(server.value(session, "select txid_current_snapshot()::text"))
+        if all(map(visibility.shows, xids)):
+            return
         if time.monotonic() > deadline:
             raise TransientError(
-                "The server does not flush its WAL.",
-                detail=f"flushed {lsn.render(flushed)}, waiting for {lsn.render(at_least)}",
+                f"A commit has been waiting for a synchronous standby for {wait_s:.0f} s.",
+                remedy="See synchronous_standby_names and the standby's state.",
             )
-        time.sleep(_PAUSE_S)
-    return flushed
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.25)
+
+
+def fence(session: Connection) -> int:
+    """A position behind every commit so far, which a stream reaches soon even on an idle server.
+
+    A small commit of our own is flushed behind it: the flushed position by itself may lie inside a record that an open
+    transaction has begun, and would be reached only when somebody writes on.
+    """
+    position = _insert_position(session)
+    with session.cursor() as cursor:
+        cursor.execute("begin; set local synchronous_commit = local; select txid_current(); commit")
+    return position
+
+
+def flushed_position(session: Connection) -> int:
+    """The position up to which the server has flushed its WAL."""
+    return lsn.parse(server.value(session, "select pg_current_wal_flush_lsn()::text"))
 
 
 def _insert_position(session: Connection) -> int:
@@ -103,15 +127,15 @@ _BLOCKERS = """
 select format('pid %%s (%%s, %%s, since %%s)', pid, usename, coalesce(nullif(application_name, ''), '?'), xact_start)
 from pg_stat_activity
 where backend_xid is not null and pid <> pg_backend_pid()
-  and age(backend_xid) >= age((%(xid)s %% (2::numeric ^ 32))::text::xid)
+  and age(backend_xid) >= age(%(xid)s::xid)
 union all
 select format('prepared transaction %%s (%%s, since %%s)', gid, owner, prepared) from pg_prepared_xacts
-where age(transaction) >= age((%(xid)s %% (2::numeric ^ 32))::text::xid)
+where age(transaction) >= age(%(xid)s::xid)
 """
 
 
 def _blocked(session: Connection, own_xid: int, wait_s: float) -> TransientError:
-    holders = [row[0] for row in server.rows(session, _BLOCKERS, {"xid": own_xid})]
+    holders = [row[0] for row in server.rows(session, _BLOCKERS, {"xid": str(own_xid % (1 << 32))})]
     named = "; ".join(holders) or "sessions that this user may not see"
     return TransientError(
         f"A snapshot cannot begin: transactions older than it have been open for {wait_s:.0f} s.",

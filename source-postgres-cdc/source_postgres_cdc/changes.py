@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import ConfigError, StreamName
-from source_postgres_cdc import stamp, toast
+from airbyte_pg.errors import StreamName
+from source_postgres_cdc import stamp
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.core import pgoutput
-from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, RawValue, Relation
-from source_postgres_cdc.core.plan import SlowRow, TuplePlan
+from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, Relation
+from source_postgres_cdc.core.plan import SlowRow
 from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.relations import Target, target_of
 from source_postgres_cdc.streams import Stream
-from source_postgres_cdc.tables import load_types
+from source_postgres_cdc.toast import Incomplete, Reselection
 
 # Rendered rows go out in batches of this many bytes of frames; unchanged values are re-selected once per batch.
 BATCH_BYTES = 1 << 18
@@ -24,27 +25,6 @@ BATCH_BYTES = 1 << 18
 _HEAD_AGE_MS = 1000
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Target:
-    """A relation of the present session that belongs to a stream."""
-
-    stream: Stream
-    plan: TuplePlan
-    names: tuple[str, ...]
-    key: tuple[int, ...]
-    head: str
-    visibility: Visibility | None
-
-
-@dataclass
-class _Incomplete:
-    """A row in the batch that waits for values that the server did not send."""
-
-    target: _Target
-    row: list[RawValue]
-    tail: str
 
 
 @dataclass
@@ -75,11 +55,12 @@ class Changes:
         self._visibilities = visibilities
         self._emitter = emitter
         # By the four bytes of the relation's OID as they stand in a frame.
-        self._targets: dict[bytes, _Target] = {}
+        self._targets: dict[bytes, Target] = {}
         self._relations: dict[int, StreamName] = {}
         self._transaction = _Transaction()
         self._emitted_ms = messages.now_ms()
-        self._batch: list[str | _Incomplete] = []
+        self._batch: list[str | Incomplete] = []
+        self._reselection = Reselection(session)
         self._batch_bytes = 0
 
     def take(self, lsn: int, frame: bytes) -> Commit | None:
@@ -104,10 +85,9 @@ class Changes:
         if not self._batch:
             return
         self._emitter.running(self._transaction.streams)
-        lines = self._completed()
-        self._emitter.records("".join(lines).encode("latin-1"), len(lines))
-        self._batch = []
-        self._batch_bytes = 0
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        for lines in self._reselection.completed(batch):
+            self._emitter.records("".join(lines).encode("latin-1"), len(lines))
 
     def _begin(self, begin: pgoutput.Begin) -> None:
         now = messages.now_ms()
@@ -120,10 +100,12 @@ class Changes:
         transaction.updated_at = stamp.commit_time(begin.commit_us)
         transaction.tail_start, transaction.tail_end = stamp.tail_around_lsn(transaction.updated_at)
 
-    def _change(self, target: _Target, lsn: int, frame: bytes) -> None:
+    def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
         if target.visibility is not None and target.visibility.shows(transaction.xid):
             return
+        if target.problem is not None:
+            raise target.problem
         tail = f"{transaction.tail_start}{lsn}{transaction.tail_end}"
         transaction.streams.add(target.stream.id)
         if frame[5] == pgoutput.NEW_TUPLE:
@@ -137,7 +119,7 @@ class Changes:
         if self._batch_bytes > BATCH_BYTES:
             self.flush()
 
-    def _change_slowly(self, target: _Target, lsn: int, frame: bytes, tail: str) -> None:
+    def _change_slowly(self, target: Target, lsn: int, frame: bytes, tail: str) -> None:
         old_kind, old, new = pgoutput.split_change(frame)
         plan, head = target.plan, target.head
         deleted_tail = stamp.tail(lsn, self._transaction.updated_at, deleted=True)
@@ -156,46 +138,9 @@ class Changes:
             if is_moved:
                 self._batch.append(plan.render_values(old, head, deleted_tail))
         if UNCHANGED in new:
-            self._batch.append(_Incomplete(target, new, tail))
+            self._batch.append(Incomplete(target, new, tail, self._transaction.xid))
         else:
             self._batch.append(plan.render_values(new, head, tail))
-
-    def _completed(self) -> list[str]:
-        waiting: dict[int, list[_Incomplete]] = {}
-        for entry in self._batch:
-            if isinstance(entry, _Incomplete):
-                waiting.setdefault(id(entry.target), []).append(entry)
-        for entries in waiting.values():
-            self._fill(entries)
-        return [
-            entry.target.plan.render_values(entry.row, entry.target.head, entry.tail)
-            if isinstance(entry, _Incomplete)
-            else entry
-            for entry in self._batch
-        ]
-
-    def _fill(self, entries: list[_Incomplete]) -> None:
-        target = entries[0].target
-        sent = {
-            i
-            for entry in entries
-            for i, value in enumerate(entry.row)
-            if value is UNCHANGED and target.plan.columns[i].field is not None
-        }
-        if not sent:
-            return
-        columns = [target.names[i] for i in sorted(sent)]
-        # In the order of the key's columns, not the relation's.
-        places = [target.names.index(name) for name in target.stream.table.key]
-        keys = [tuple(str(entry.row[i]) for i in places) for entry in entries]
-        found = toast.reselect(self._session, target.stream.table, columns, keys)
-        for entry, key in zip(entries, keys, strict=True):
-            values = found.get(key)
-            if values is not None:
-                entry.row = [
-                    values[target.names[i]] if value is UNCHANGED and i in sent else value
-                    for i, value in enumerate(entry.row)
-                ]
 
     def _relation(self, relation: Relation) -> None:
         name = StreamName(relation.schema, relation.name)
@@ -205,35 +150,9 @@ class Changes:
             self._targets.pop(relation.oid.to_bytes(4, "big"), None)
             return
         # The plan of rows in the batch stays theirs: it is held by each.
-        self._targets[relation.oid.to_bytes(4, "big")] = self._target(stream, relation)
-
-    def _target(self, stream: Stream, relation: Relation) -> _Target:
-        names = tuple(column.name for column in relation.columns)
-        if relation.identity not in "df" or not set(stream.table.key) <= set(names):
-            raise ConfigError(
-                f"The replica identity or the key of {relation.schema}.{relation.name} has changed.",
-                remedy="Refresh the catalog and reset the stream.",
-                stream=stream.id,
-            )
-        known = stream.column_oids
-        for column in relation.columns:
-            if column.name in known and known[column.name] != column.type_oid:
-                log.warning("%s.%s: the type of column %s has changed", *stream.id, column.name)
-        types = load_types(self._session, {column.type_oid for column in relation.columns})
-        plan = TuplePlan(
-            [
-                types.plan_column(column.name if column.name in stream.fields else None, column.type_oid)
-                for column in relation.columns
-            ]
-        )
-        return _Target(
-            stream=stream,
-            plan=plan,
-            names=names,
-            key=tuple(names.index(name) for name in stream.table.key),
-            head=stamp.head(stream.id, self._emitted_ms),
-            visibility=self._visibilities.get(stream.id),
-        )
+        visibility = self._visibilities.get(stream.id)
+        target = target_of(self._session, stream, relation, visibility, self._emitted_ms)
+        self._targets[relation.oid.to_bytes(4, "big")] = target
 
     def _truncate(self, truncate: pgoutput.Truncate) -> None:
         for oid in truncate.relation_oids:

@@ -26,16 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Publication:
-    """A publication: whether it is ours, and the operations that it leaves out."""
+    """A publication: whether it is ours, and the operations on rows that it leaves out."""
 
     name: str
     is_ours: bool
     operations_missing: tuple[str, ...]
+    sends_truncate: bool
 
 
 _PUBLICATION = """
 select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), '') = %(mark)s,
-       p.pubinsert, p.pubupdate, p.pubdelete
+       p.pubtruncate, p.pubinsert, p.pubupdate, p.pubdelete
 from pg_publication p where p.pubname = %(name)s
 """
 
@@ -45,9 +46,11 @@ def find(session: Connection, name: str) -> Publication | None:
     found = server.rows(session, _PUBLICATION, {"name": name, "mark": MARK})
     if not found:
         return None
-    name, is_ours, *published = found[0]
+    name, is_ours, sends_truncate, *published = found[0]
     operations = zip(("insert", "update", "delete"), published, strict=True)
-    return Publication(name, is_ours, tuple(operation for operation, is_sent in operations if not is_sent))
+    return Publication(
+        name, is_ours, tuple(operation for operation, is_sent in operations if not is_sent), sends_truncate
+    )
 
 
 def create_statement(name: str, tables: Sequence[Table]) -> Composed:
@@ -67,6 +70,8 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_creat
     """
     found = find(session, name)
     statements: list[Composed] = []
+    if found is not None and not found.sends_truncate:
+        log.warning("The publication %s does not publish TRUNCATE: tables are emptied without our notice", name)
     if found is None:
         mark = SQL("COMMENT ON PUBLICATION {} IS {}").format(sql.name(name), sql.literal(MARK))
         statements = [create_statement(name, tables), mark]

@@ -22,7 +22,7 @@ from airbyte_pg.errors import ConfigError, TransientError
 from source_postgres_cdc import lsn
 from source_postgres_cdc.core import pgoutput
 
-_COMMIT_END = struct.Struct(">Q").unpack_from
+_COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
 # While there is nothing to read the server is asked this often how far it has decoded: soon at first, then less often.
 _SHORTEST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
@@ -63,10 +63,10 @@ class ChangeStream:
         self._session.close()
 
     def frames(self, fence: int) -> Iterator[Frame]:
-        """``(lsn, frame)`` of every message until all transactions that committed before ``fence`` have been given.
+        """``(lsn, frame)`` of every message of the transactions that committed before ``fence``, and of no other.
 
-        Ends outside a transaction, with ``position`` at or past the fence: reached by a commit, or by the server's word
-        that it has decoded so far. Raises TransientError when nothing moves for the stall limit.
+        Ends outside a transaction, with ``position`` at the fence: a transaction that committed behind it has come, or
+        the server's word that it has decoded so far. Raises TransientError when nothing moves for the stall limit.
         """
         cursor, read = self._cursor, self._cursor.read_message
         in_transaction = False
@@ -88,6 +88,8 @@ class ChangeStream:
             frame = message.payload
             tag = frame[0]
             if tag == pgoutput.BEGIN:
+                if _COMMIT_LSN(frame, 1)[0] >= fence:
+                    break
                 in_transaction = True
             elif tag == pgoutput.COMMIT:
                 in_transaction = False
@@ -95,6 +97,8 @@ class ChangeStream:
                 self.position = max(self.position, _COMMIT_END(frame, 10)[0])
                 continue
             yield message.data_start, frame
+        # Never past it: what the server skipped behind a fence that ends a decoding session, it may skip wrongly.
+        self.position = fence
 
 
 class _Asking:

@@ -25,6 +25,16 @@ RENDERING = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    # What a role or database may have set, and our statements rely on.
+    "standard_conforming_strings": "on",
+    "default_transaction_read_only": "off",
+}
+
+# Settings that came later than the oldest server that is read, by server_version_num.
+_LATER = {
+    120000: {"tcp_user_timeout": "0"},
+    140000: {"idle_session_timeout": "0"},
+    170000: {"transaction_timeout": "0"},
 }
 
 # TCP of the server's side: a client that vanished is noticed within 30 s, so its slot and lock are free soon.
@@ -54,12 +64,16 @@ from pg_database d where d.datname = current_database()
 def open_session(settings: SourceSettings) -> Connection:
     """A new ordinary session with the pinned rendering, in autocommit mode."""
     settings.refuse_unsupported()
-    return connect(settings, application_name=APPLICATION_NAME, server_settings={**RENDERING, **_SERVER_KEEPALIVES})
+    session = connect(settings, application_name=APPLICATION_NAME, server_settings={**RENDERING, **_SERVER_KEEPALIVES})
+    with session.cursor() as cursor:
+        for name, setting in _later(session.server_version).items():
+            cursor.execute("select set_config(%s, %s, false)", (name, setting))
+    return session
 
 
 def open_replication_session(settings: SourceSettings, server: Server) -> Connection:
     """A new walsender session of the database with the pinned rendering."""
-    pinned = {**RENDERING, **_SERVER_KEEPALIVES}
+    pinned = {**RENDERING, **_SERVER_KEEPALIVES, **_later(server.version)}
     if server.version >= 120000:
         # While our stdout is blocked by a slow destination nobody answers keep-alives; a dead peer is noticed by TCP.
         pinned["wal_sender_timeout"] = "0"
@@ -74,6 +88,10 @@ def inspect(session: Connection) -> Server:
     if server.encoding == "SQL_ASCII":
         raise ConfigError("A database with encoding SQL_ASCII is not supported yet.")
     return server
+
+
+def _later(version: int) -> dict[str, str]:
+    return {name: setting for since, pinned in _LATER.items() if version >= since for name, setting in pinned.items()}
 
 
 def rows(session: Connection, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:

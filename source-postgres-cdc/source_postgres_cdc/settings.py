@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -116,6 +117,13 @@ class SourceSettings(ConnectionSettings):
         if method.plugin != "pgoutput":
             raise ConfigError("The output plugin is not supported.", remedy="Use pgoutput, which is built in.")
         _ = self.selection
+        if not re.fullmatch("[a-z0-9_]{1,63}", self.slot):
+            raise ConfigError(
+                "The name of the replication slot is not possible.",
+                remedy="Use 1 to 63 lower-case letters, digits and underscores.",
+            )
+        if not self.publication:
+            raise ConfigError("The name of the publication is empty.", remedy="Leave the key out, or name one.")
         for key, accepted in _NOT_YET.items():
             if self._given(key) not in (None, *accepted):
                 raise ConfigError(f"The option {key} is not supported yet.", remedy="Leave it out.")

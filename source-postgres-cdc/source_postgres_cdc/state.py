@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,30 @@ from source_postgres_cdc import lsn
 VERSION = 1
 
 
+@dataclass(frozen=True)
+class StreamIdentity:
+    """What must not change behind a followed stream: its table's OID, that of its membership in the publication, and
+    the columns as last sent (name to type OID).
+    """
+
+    table: int
+    member: int
+    columns: dict[str, int]
+
+
 @dataclass
 class StreamProgress:
     """A followed stream. ``is_complete``: all its rows have been read in a snapshot.
 
     ``snapshot`` is the one in which its first row was read; until the position has passed ``snapshot_until``, the
     stream leaves out what it shows. None: nothing is left out, since rows from before may be at the destination.
-    ``columns`` are the columns as last sent: name to type OID.
+    A decoding session ends at ``snapshot_until`` as well. ``identity`` is the table as it was last read.
     """
 
     is_complete: bool
     snapshot: str | None = None
     snapshot_until: int = 0
-    columns: dict[str, int] = field(default_factory=dict)
+    identity: StreamIdentity | None = None
 
 
 @dataclass
@@ -57,6 +68,7 @@ class State:
                     "cdc": {
                         "version": VERSION,
                         "slot": self.slot,
+                        "database": self.database,
                         "system_id": self.system_id,
                         "timeline": self.timeline,
                         "lsn": lsn.render(self.lsn),
@@ -72,8 +84,10 @@ class State:
         }
 
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
-        own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete, "columns": progress.columns}
-        if progress.snapshot is not None and progress.snapshot_until > self.lsn:
+        own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete}
+        if progress.identity is not None:
+            own |= asdict(progress.identity)
+        if progress.snapshot_until > self.lsn:
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
         return {"stream_name": name.name, "stream_namespace": name.namespace, "cursor_field": [], "cdc": own}
 
@@ -159,6 +173,11 @@ def _parse(payload: Mapping[str, Any], database: str) -> State:
             )
         if own["version"] != VERSION:
             raise _unreadable("it was written by a newer version")
+        if own["database"] != database:
+            raise ConfigError(
+                f"The state belongs to the database {own['database']}.",
+                remedy="Connect to that database, or reset the connection.",
+            )
         streams = dict(map(_parse_stream, shape.get("stream_states") or ()))
         return State(
             slot=own["slot"],
@@ -184,7 +203,7 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
         is_complete=own.get("complete") is True,
         snapshot=own.get("snapshot"),
         snapshot_until=lsn.parse(until) if until else 0,
-        columns=own.get("columns") or {},
+        identity=StreamIdentity(own["table"], own["member"], own["columns"]) if "table" in own else None,
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc.discover import META_COLUMNS
+from source_postgres_cdc.state import StreamIdentity
 from source_postgres_cdc.tables import Column, Membership, Table
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Stream:
     is_followed: bool
     columns: tuple[Column, ...]
     row_filter: str | None
+    member_oid: int = 0
 
     @property
     def fields(self) -> frozenset[str]:
@@ -30,9 +32,10 @@ class Stream:
         return frozenset(column.name for column in self.columns)
 
     @property
-    def column_oids(self) -> dict[str, int]:
-        """Type OIDs of the columns that are sent, by name."""
-        return {column.name: column.type_oid for column in self.columns}
+    def identity(self) -> StreamIdentity:
+        """What the state keeps of the table, to be told when it is another one."""
+        columns = {column.name: column.type_oid for column in self.columns}
+        return StreamIdentity(self.table.oid, self.member_oid, columns)
 
 
 def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> list[Stream]:
@@ -46,7 +49,7 @@ def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> 
         table = by_name.get(entry.id)
         if table is None:
             raise ConfigError(
-                f"The table {entry.id.namespace}.{entry.id.name} does not exist, or this user may not read it.",
+                f"The table {_shown(entry.id)} does not exist, or this user may not read it.",
                 remedy="Refresh the catalog, or grant SELECT on the table and USAGE on its schema.",
                 stream=entry.id,
             )
@@ -65,17 +68,38 @@ def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership
         if not stream.is_followed or member is None:
             narrowed.append(stream)
             continue
-        columns = tuple(column for column in stream.columns if member.columns is None or column.name in member.columns)
-        if missing := set(stream.table.key) - {column.name for column in columns}:
+        if missing := stream.fields - (member.columns or stream.fields):
             raise ConfigError(
-                f"The publication does not send key columns of {_shown(stream.id)}: {', '.join(sorted(missing))}.",
-                remedy="Add them to the publication's column list and to the catalog.",
+                f"The publication does not send columns of {_shown(stream.id)}: {', '.join(sorted(missing))}.",
+                remedy="Add them to the publication's column list, or refresh the catalog and the stream.",
                 stream=stream.id,
             )
-        narrowed.append(
-            Stream(stream.id, stream.table, is_followed=True, columns=columns, row_filter=member.row_filter)
-        )
+        narrowed.append(replace(stream, row_filter=member.row_filter, member_oid=member.oid))
     return narrowed
+
+
+def expect_same(stream: Stream, known: StreamIdentity) -> None:
+    """Raise ConfigError where what happened to ``stream`` since its state cannot be known; warn of new columns."""
+    now = stream.identity
+    if now.table != known.table:
+        what = "was dropped and made anew, or another table has taken its name"
+    elif now.member != known.member:
+        what = "was not in the publication for a while"
+    else:
+        changed = [name for name, oid in now.columns.items() if known.columns.get(name) != oid]
+        if changed:
+            log.warning(
+                "%s: columns that are new or have another type: %s. Rows that do not change keep what was sent before, "
+                "until the stream is refreshed",
+                _shown(stream.id),
+                ", ".join(changed),
+            )
+        return
+    raise ConfigError(
+        f"The table {_shown(stream.id)} {what}: what happened meanwhile is not known.",
+        remedy="Refresh the stream: its rows must be read anew.",
+        stream=stream.id,
+    )
 
 
 def _selected(entry: ConfiguredStream, table: Table, is_followed: bool) -> tuple[Column, ...]:
@@ -87,6 +111,18 @@ def _selected(entry: ConfiguredStream, table: Table, is_followed: bool) -> tuple
         if (not wanted or column.name in wanted) and not (is_followed and column.is_generated)
     )
     found = {column.name for column in columns}
+    if denied := sorted(table.unreadable & wanted.keys()):
+        raise ConfigError(
+            f"The user may not read columns of {_shown(entry.id)}: {', '.join(denied)}.",
+            remedy="Grant SELECT on them, or refresh the catalog.",
+            stream=entry.id,
+        )
+    if taken := sorted(found & META_COLUMNS.keys()):
+        raise ConfigError(
+            f"The table {_shown(entry.id)} has columns that are named like this connector's own: {', '.join(taken)}.",
+            remedy="Rename them.",
+            stream=entry.id,
+        )
     if gone := [name for name in wanted if name not in found and name not in META_COLUMNS]:
         log.warning("%s: columns of the catalog that are not read: %s", _shown(entry.id), ", ".join(sorted(gone)))
     if wanted and (unknown := [column.name for column in table.columns if column.name not in wanted]):
@@ -112,4 +148,4 @@ def _expect_followable(entry: ConfiguredStream, table: Table) -> None:
 
 
 def _shown(stream: StreamName) -> str:
-    return f"{stream.namespace}.{stream.name}"
+    return f"{stream.namespace}.{stream.name}" if stream.namespace else stream.name

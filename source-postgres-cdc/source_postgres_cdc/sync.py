@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
@@ -21,7 +22,7 @@ from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.slot import Slot
 from source_postgres_cdc.state import State, StreamProgress, merged
-from source_postgres_cdc.streams import Stream, published
+from source_postgres_cdc.streams import Stream, expect_same, published
 
 # A STATE at the first commit after this many bytes of records (or the configured records or seconds): the price of a
 # crash is reading this much again, and a destination may hold back this much before it commits.
@@ -41,6 +42,7 @@ class Sync:
     server: Server
     settings: SourceSettings
     emitter: Emitter
+    _files: dict[int, int | None] = field(default_factory=dict, init=False)
 
     def run(self, streams: Sequence[Stream], given: State | None) -> None:
         """Read ``streams``, going on from the state ``given``; ends at the fence with COMPLETE."""
@@ -56,8 +58,8 @@ class Sync:
 
     def _read_followed(self, streams: list[Stream], given: State | None) -> None:
         streams = self._publish(streams)
-        with server.open_replication_session(self.settings, self.server) as identity:
-            system_id, timeline = _identify(identity)
+        with closing(server.open_replication_session(self.settings, self.server)) as walsender:
+            system_id, timeline = _identify(walsender)
         slot.lock(self.session, self.settings.slot)
         anchor = self._anchor(given, system_id)
         followed = [stream for stream in streams if stream.is_followed]
@@ -69,12 +71,16 @@ class Sync:
             lsn=given.lsn if given else anchor.confirmed_lsn or 0,
             streams=merged(given.streams if given else {}, [stream.id for stream in followed]),
         )
-        cut = self._read_new_tables(streams, state)
-        fence = barrier.flushed_position(self.session, at_least=cut)
+        for stream in followed:
+            if (progress := state.streams.get(stream.id)) and progress.identity is not None:
+                expect_same(stream, progress.identity)
+                progress.identity = stream.identity
+        self._read_new_tables(streams, state, has_position=given is not None)
+        fence = barrier.fence(self.session)
         log.info("following changes from %s to %s", lsn.render(state.lsn), lsn.render(fence))
         # A newly published table ends the decoding session: servers without the fix for concurrent invalidations keep
-        # "not published" for a table once an older transaction was decoded (design section 3).
-        for end in (cut, fence):
+        # "not published" for a table once an older transaction was decoded (design section 3). The state remembers it.
+        for end in sorted({*(progress.snapshot_until for progress in state.streams.values()), fence}):
             self._follow(followed, state, end)
         server.value(self.session, "select 1")  # the lock is still ours
         self.emitter.state(state)
@@ -104,42 +110,46 @@ class Sync:
                 remedy="Give this connection a slot of its own.",
             )
         if given is not None:
-            slot.judge(found, given, system_id, barrier.flushed_position(self.session, at_least=0))
+            slot.judge(found, given, system_id, barrier.flushed_position(self.session))
             slot.advance(self.session, found, given.lsn)
         return found
 
-    def _read_new_tables(self, streams: Sequence[Stream], state: State) -> int:
-        """Read what has to be read whole; returns the position that ends the first decoding session."""
+    def _read_new_tables(self, streams: Sequence[Stream], state: State, *, has_position: bool) -> None:
+        """Read what has to be read whole; what its snapshot shows is left out of the stream by what the state says."""
         wanted = [stream for stream in streams if not _is_complete(stream, state)]
         if not wanted:
-            return state.lsn
-        if not self.settings.initial_load:
-            # From the slot on, without the rows that are there; the barrier is passed for its cut all the same.
-            for stream in wanted:
-                if stream.is_followed:
-                    state.streams[stream.id] = StreamProgress(is_complete=True, columns=stream.column_oids)
-            wanted = [stream for stream in wanted if not stream.is_followed]
+            return
         taken = self._begin_snapshot(wanted)
-        for stream in wanted:
+        followed = [stream for stream in wanted if stream.is_followed]
+        if self.settings.initial_load:
+            if not has_position:
+                # Everything is read now: no transaction that committed before W has anything to add.
+                state.lsn = max(state.lsn, taken.lsn)
+        else:
+            # From the slot on, without the rows that are there; their snapshot only ends a decoding session.
+            wanted = [stream for stream in wanted if not stream.is_followed]
+        for stream in followed:
             # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
-            if stream.is_followed and stream.id not in state.streams:
+            if stream.id not in state.streams:
                 state.streams[stream.id] = StreamProgress(
                     is_complete=False, snapshot=taken.text, snapshot_until=taken.until
                 )
+            if not self.settings.initial_load:
+                state.streams[stream.id] = StreamProgress(is_complete=True, snapshot_until=taken.until)
+            state.streams[stream.id].identity = stream.identity
         # Known before the first row leaves: should this attempt die, the next one sends the deletes in between.
         self.emitter.state(state)
         for stream in wanted:
             self._read_table(stream, taken)
             if stream.is_followed:
-                progress = state.streams[stream.id]
-                progress.is_complete, progress.columns = True, stream.column_oids
+                state.streams[stream.id].is_complete = True
                 self.emitter.state(state)
         self._end_snapshot()
-        return taken.until
 
     def _begin_snapshot(self, streams: Sequence[Stream]) -> Snapshot:
         for stream in streams:
             self.emitter.estimate(stream.id, stream.table.estimated_rows, stream.table.size)
+        self._files = snapshot.files(self.session, [stream.table for stream in streams])
         return barrier.take_snapshot(self.session)
 
     def _end_snapshot(self) -> None:
@@ -161,6 +171,7 @@ class Sync:
             total += count
 
         names = [column.name for column in stream.columns]
+        snapshot.lock(self.session, stream.table, self._files)
         snapshot.read(self.session, stream.table, names, stream.row_filter, take_lines)
         log.info("%s.%s: %d rows read in %.1f s", *stream.id, total, time.monotonic() - started)
 

@@ -14,25 +14,33 @@ from source_postgres_cdc.selection import Selection
 
 @dataclass(frozen=True)
 class Column:
-    """A column that the user may read, with its type as the catalogue names it."""
+    """A column with its type as the catalogue names it, and whether the user may read it."""
 
     name: str
     type_oid: int
     typmod: int
     is_generated: bool
+    is_readable: bool = True
 
 
 @dataclass(frozen=True)
 class Membership:
-    """A table in the publication: the columns that it sends (None: all) and its row filter as SQL (None: none)."""
+    """A table in the publication: the columns that it sends (None: all) and its row filter as SQL (None: none).
 
+    ``oid`` tells one membership from another: a table that left the publication and came back has a new one.
+    """
+
+    oid: int
     columns: frozenset[str] | None
     row_filter: str | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident."""
+    """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident.
+
+    ``columns`` are those that the user may read, ``unreadable`` the names of the others.
+    """
 
     oid: int
     id: StreamName
@@ -42,6 +50,7 @@ class Table:
     estimated_rows: int
     size: int
     columns: tuple[Column, ...]
+    unreadable: frozenset[str]
     key: tuple[str, ...]
 
     @property
@@ -80,10 +89,10 @@ order by n.nspname, c.relname
 """
 
 _COLUMNS = """
-select a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, a.attgenerated <> ''
+select a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, a.attgenerated <> '',
+       has_column_privilege(a.attrelid, a.attnum, 'select')
 from pg_attribute a
 where a.attrelid = any (%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
-  and has_column_privilege(a.attrelid, a.attnum, 'select')
 order by a.attrelid, a.attnum
 """
 
@@ -106,15 +115,18 @@ select t.oid::bigint, t.typname, t.typbasetype::bigint, t.typtypmod,
 from pg_type t where t.oid = any (%(oids)s::oid[])
 """
 
+# A member by FOR ALL TABLES or by its schema has no entry of its own: there the publication's OID stands.
 _MEMBERS = """
-select schemaname, tablename, null::text[], null::text
-from pg_publication_tables where pubname = %(publication)s
+select t.schemaname, t.tablename, coalesce(r.oid, p.oid)::bigint, {sent}
+from pg_publication_tables t
+join pg_publication p on p.pubname = t.pubname
+join pg_namespace n on n.nspname = t.schemaname
+join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
+where t.pubname = %(publication)s
 """
-
-_MEMBERS_15 = """
-select schemaname, tablename, attnames::text[], rowfilter
-from pg_publication_tables where pubname = %(publication)s
-"""
+_SENT = "null::text[], null::text"
+_SENT_15 = "t.attnames::text[], t.rowfilter"
 
 
 def load(session: Connection, selected: Selection) -> list[Table]:
@@ -127,14 +139,16 @@ def load(session: Connection, selected: Selection) -> list[Table]:
     ]
     oids = {"oids": [head[0] for head in heads]}
     columns: dict[int, list[Column]] = {}
-    for oid, name, type_oid, typmod, is_generated in server.rows(session, _COLUMNS, oids):
-        columns.setdefault(oid, []).append(Column(name, type_oid, typmod, is_generated))
+    for oid, *column in server.rows(session, _COLUMNS, oids):
+        columns.setdefault(oid, []).append(Column(*column))
     keys = {oid: tuple(key) for oid, key in server.rows(session, _KEYS, oids)}
     tables = []
     for oid, schema, name, kind, identity, is_permanent, estimated_rows, size in heads:
-        own = tuple(columns.get(oid, ()))
+        every = columns.get(oid, [])
+        own = tuple(column for column in every if column.is_readable)
         key = keys.get(oid, ())
-        readable = {column.name for column in own}
+        # A generated column is in no change before 18: it cannot tell rows apart.
+        readable = {column.name for column in own if not column.is_generated}
         tables.append(
             Table(
                 oid=oid,
@@ -145,6 +159,7 @@ def load(session: Connection, selected: Selection) -> list[Table]:
                 estimated_rows=estimated_rows,
                 size=size,
                 columns=own,
+                unreadable=frozenset(column.name for column in every if not column.is_readable),
                 key=key if readable.issuperset(key) else (),
             )
         )
@@ -164,8 +179,8 @@ def load_types(session: Connection, oids: Iterable[int]) -> Types:
 
 def load_members(session: Connection, version: int, publication: str) -> dict[StreamName, Membership]:
     """The tables of a publication, by name."""
-    query = _MEMBERS_15 if version >= 150000 else _MEMBERS
+    query = _MEMBERS.format(sent=_SENT_15 if version >= 150000 else _SENT)
     return {
-        StreamName(schema, name): Membership(frozenset(columns) if columns is not None else None, row_filter)
-        for schema, name, columns, row_filter in server.rows(session, query, {"publication": publication})
+        StreamName(schema, name): Membership(oid, frozenset(columns) if columns is not None else None, row_filter)
+        for schema, name, oid, columns, row_filter in server.rows(session, query, {"publication": publication})
     }

@@ -1,27 +1,109 @@
-"""Values that a change did not touch and the server did not send: re-selected by key, in one query per batch.
+"""Values that a change did not touch and the server did not send: re-selected by key, a few rows per query.
 
-A re-selected value may be newer than its change; that is safe, since the newer change follows. A row that is gone
-leaves the column out, with a note in ``meta.changes`` (design section 3, "TOAST").
+A re-selected value may be newer than its change; that is safe, since the newer change follows. It must not be older: a
+commit that waits for a synchronous standby is decoded before anybody else can see it, so the query waits for it. A row
+that is gone leaves the column out, with a note in ``meta.changes`` (design section 3, "TOAST").
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from psycopg2.sql import SQL
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
+from source_postgres_cdc import barrier
 from source_postgres_cdc.core import copytext
+from source_postgres_cdc.core.pgoutput import UNCHANGED, RawValue
+from source_postgres_cdc.relations import Target
 from source_postgres_cdc.tables import Table
 
 Key = tuple[str, ...]
 
+# The rows of one query are chosen so that their lines are about this large: it bounds the memory.
+_QUERY_BYTES = 8 << 20
+_FIRST_ROWS = 16
+_MOST_ROWS = 1000
+
+
+@dataclass
+class Incomplete:
+    """A row that waits for values, of the transaction ``xid``."""
+
+    target: Target
+    row: list[RawValue]
+    tail: str
+    xid: int
+
+
+class Reselection:
+    """Completes batches of lines; ``session`` sees the tables as they are now."""
+
+    def __init__(self, session: Connection) -> None:
+        self._session = session
+        self._rows = _FIRST_ROWS
+
+    def completed(self, batch: Sequence[str | Incomplete]) -> Iterator[list[str]]:
+        """The lines of ``batch`` in order, in parts."""
+        start = count = 0
+        for at, entry in enumerate(batch):
+            count += isinstance(entry, Incomplete)
+            if count >= self._rows:
+                yield self._part(batch[start : at + 1], count)
+                start, count = at + 1, 0
+        if start < len(batch):
+            yield self._part(batch[start:], count)
+
+    def _part(self, part: Sequence[str | Incomplete], count: int) -> list[str]:
+        waiting: dict[int, list[Incomplete]] = {}
+        for entry in part:
+            if isinstance(entry, Incomplete):
+                waiting.setdefault(id(entry.target), []).append(entry)
+        if waiting:
+            xids = {entry.xid for entries in waiting.values() for entry in entries}
+            barrier.wait_until_visible(self._session, xids)
+        for entries in waiting.values():
+            _fill(self._session, entries)
+        lines = [entry if isinstance(entry, str) else _rendered(entry) for entry in part]
+        if count:
+            per_row = sum(map(len, lines)) // count + 1
+            self._rows = min(max(_QUERY_BYTES // per_row, 1), _MOST_ROWS)
+        return lines
+
+
+def _rendered(entry: Incomplete) -> str:
+    return entry.target.plan.render_values(entry.row, entry.target.head, entry.tail)
+
+
+def _fill(session: Connection, entries: Sequence[Incomplete]) -> None:
+    """Put the values into rows of one target."""
+    target = entries[0].target
+    missing = sorted(
+        {
+            i
+            for entry in entries
+            for i, value in enumerate(entry.row)
+            if value is UNCHANGED and target.plan.columns[i].field is not None
+        }
+    )
+    if not missing:
+        return
+    keys = [tuple(str(entry.row[i]) for i in target.key) for entry in entries]
+    found = reselect(session, target.stream.table, [target.names[i] for i in missing], keys)
+    for entry, key in zip(entries, keys, strict=True):
+        values = found.get(key)
+        if values is not None:
+            for i, value in zip(missing, values, strict=True):
+                if entry.row[i] is UNCHANGED:
+                    entry.row[i] = value
+
 
 def reselect(
     session: Connection, table: Table, columns: Sequence[str], keys: Sequence[Key]
-) -> dict[Key, dict[str, str | None]]:
+) -> dict[Key, list[str | None]]:
     """``columns`` of the rows of ``table`` with ``keys``, as the server renders them (latin-1 text), by key."""
     wanted = list(dict.fromkeys(keys))
     query = SQL("copy (select {} from only {} where ({}) in ({})) to stdout").format(
@@ -33,11 +115,11 @@ def reselect(
     out = io.BytesIO()
     with session.cursor() as cursor:
         cursor.copy_expert(query, out)
-    found: dict[Key, dict[str, str | None]] = {}
+    found: dict[Key, list[str | None]] = {}
     width = len(table.key)
     for line in out.getvalue().decode("latin-1").split("\n")[:-1]:
         values = copytext.split_line(line)
-        found[tuple(part or "" for part in values[:width])] = dict(zip(columns, values[width:], strict=True))
+        found[tuple(part or "" for part in values[:width])] = values[width:]
     return found
 
 

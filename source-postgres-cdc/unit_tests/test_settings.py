@@ -37,6 +37,7 @@ def given(**more: object) -> SourceSettings:
             "check_privileges": True,
             "checkpoint_target_interval_seconds": 300,
             "max_db_connections": None,
+            "ssl_mode": {"mode": None, "ca_certificate": None},
             "entra_service_principal_auth": False,
         },
     ],

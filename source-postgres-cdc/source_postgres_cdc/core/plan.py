@@ -26,6 +26,8 @@ END = "}}}\n"
 # Characters that make a chunk of COPY text "mixed": the quote, the backslash and what JSON escapes in strings.
 _SPECIAL = bytes(set(range(32)) - {0x09, 0x0A}) + b'"\\'
 
+_HUGE_CHUNK = 1 << 23
+
 CopyFunction = Callable[[list[str], str, str], list[str]]
 TupleFunction = Callable[[bytes, int, str, str], str]
 
@@ -72,7 +74,8 @@ class CopyPlan:
         """Whole lines of COPY text as RECORD lines, and how many they are."""
         lines = chunk.decode("latin-1").split("\n")
         lines.pop()  # behind the last line feed
-        clean = len(chunk.translate(None, _SPECIAL)) == len(chunk)
+        # Looked at through a copy: not worth it for a chunk that is one huge row.
+        clean = len(chunk) <= _HUGE_CHUNK and len(chunk.translate(None, _SPECIAL)) == len(chunk)
         try:
             rendered = (self._clean if clean else self._mixed)(lines, head, tail)
         except Unrepresentable:

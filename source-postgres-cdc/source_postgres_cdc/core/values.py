@@ -8,6 +8,7 @@ The rules hold for snapshot and stream alike; both carry the server's own output
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
 from json.encoder import encode_basestring
 from typing import NoReturn
@@ -141,9 +142,14 @@ def array(text: str, element: Callable[[str], str], delimiter: str, lost: list[i
     return "".join(out)
 
 
+_BARE = {delimiter: re.compile(f"[^{delimiter}}}]*") for delimiter in ",;"}
+
+
 def _bare_element(text: str, at: int, delimiter: str) -> tuple[str, int]:
-    ends = [end for end in (text.find(delimiter, at), text.find("}", at)) if end >= 0]
-    end = min(ends)
+    match = _BARE[delimiter].match(text, at)
+    end = match.end() if match else at
+    if end == len(text):
+        raise ValueError("an array without an end")
     return text[at:end], end
 
 

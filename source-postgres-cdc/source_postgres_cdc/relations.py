@@ -1,0 +1,74 @@
+"""RELATION messages met with streams: for each relation of a decoding session, how its rows are rendered."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConfigError
+from source_postgres_cdc import stamp
+from source_postgres_cdc.barrier import Visibility
+from source_postgres_cdc.core.pgoutput import Relation
+from source_postgres_cdc.core.plan import TuplePlan
+from source_postgres_cdc.streams import Stream
+from source_postgres_cdc.tables import load_types
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Target:
+    """A relation that belongs to a stream. ``key``: places of the stream's key, in the key's order.
+
+    ``problem``: why its rows cannot be sent; raised at the first row that would be.
+    """
+
+    stream: Stream
+    plan: TuplePlan
+    names: tuple[str, ...]
+    key: tuple[int, ...]
+    head: str
+    visibility: Visibility | None
+    problem: ConfigError | None
+
+
+def target_of(
+    session: Connection, stream: Stream, relation: Relation, visibility: Visibility | None, emitted_ms: int
+) -> Target:
+    """The target of ``relation``, whose rows belong to ``stream``."""
+    names = tuple(column.name for column in relation.columns)
+    known = stream.identity.columns
+    for column in relation.columns:
+        if column.name in known and known[column.name] != column.type_oid:
+            log.warning("%s.%s: the type of column %s has changed", *stream.id, column.name)
+    types = load_types(session, {column.type_oid for column in relation.columns})
+    plan = TuplePlan(
+        [
+            types.plan_column(column.name if column.name in stream.fields else None, column.type_oid)
+            for column in relation.columns
+        ]
+    )
+    problem = _problem(stream, relation)
+    return Target(
+        stream=stream,
+        plan=plan,
+        names=names,
+        key=() if problem else tuple(names.index(name) for name in stream.table.key),
+        head=stamp.head(stream.id, emitted_ms),
+        visibility=visibility,
+        problem=problem,
+    )
+
+
+def _problem(stream: Stream, relation: Relation) -> ConfigError | None:
+    key = set(stream.table.key)
+    identity = {column.name for column in relation.columns if column.in_identity}
+    # Under FULL every column is of the identity; under DEFAULT it is the primary key of that moment.
+    if (relation.identity == "d" and identity == key) or (relation.identity == "f" and key <= identity):
+        return None
+    return ConfigError(
+        f"The replica identity or the key of {relation.schema}.{relation.name} was another one when rows changed.",
+        remedy="Refresh the catalog and the stream: its rows must be read anew.",
+        stream=stream.id,
+    )
