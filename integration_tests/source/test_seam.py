@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from integration_tests.source.reading import catalog_of, config, last_state, read
 from integration_tests.support import connector
-from integration_tests.support.connector import SOURCE
+from integration_tests.support.connector import SOURCE, Outcome
 from integration_tests.support.pgserver import wait_until
 
 
@@ -92,3 +93,60 @@ def test_writers_during_a_first_sync_are_seen_once_each(table, round_):
     # Each change once: an insert for every key ever, a delete for every negative one that the snapshot did not hold.
     inserts = [row["id"] for row in rows if row["_ab_cdc_deleted_at"] is None]
     assert len(inserts) == len(set(inserts))
+
+
+def test_the_cut_of_a_late_table_is_exact(source_db):
+    """Servers without the fix of 2025 keep "not published" in a decoding session; it must end before the barrier."""
+    for name in ("a", "b", "z"):
+        source_db.execute(f"create table {name} (id int primary key, v text)")
+    first = read(source_db, catalog_of(source_db, only=["a"]))
+    source_db.execute("insert into z select i, repeat('x', 1000) from generate_series(1, 100000) i")
+    both = catalog_of(source_db)
+    with source_db.connect() as old, source_db.connect() as new, old.cursor() as before, new.cursor() as behind:
+        before.execute("insert into b values (1, 'before it is published')")
+        with connector.start(SOURCE, "read", config=config(source_db), catalog=both, state=[last_state(first)]) as sync:
+            in_it = "select count(*) from pg_publication_tables where tablename = 'b'"
+            wait_until(lambda: source_db.value(in_it) == 1, 20, "the table is published")
+            before.execute("insert into b values (2, 'after it is published')")
+            in_barrier = (
+                "select count(*) from pg_stat_activity where application_name = 'source-postgres-cdc'"
+                " and (query like '%txid_current_snapshot%' or query = 'rollback')"
+            )
+            wait_until(lambda: source_db.value(in_barrier) > 0, 20, "the sync stands at the barrier")
+            behind.execute("insert into b values (3, 'behind the barrier')")
+            behind.execute("update a set v = v")
+            old.commit()
+            sync.wait_for(lambda message: message.get("record", {}).get("stream") == "z")
+            new.commit()
+            second = sync.finish(timeout=120)
+    third = read(source_db, both, second)
+    rows = second.records("b") + third.records("b")
+    assert newest(rows).keys() == {1, 2, 3}
+    assert len(rows) == 3
+
+
+def test_the_cut_is_remembered_by_the_state(source_db):
+    source_db.execute("create table a (id int primary key)")
+    source_db.execute("create table b (id int primary key, v text)")
+    first = read(source_db, catalog_of(source_db, only=["a"]))
+    both = catalog_of(source_db)
+    with source_db.connect() as session, session.cursor() as cursor:
+        cursor.execute("insert into b values (1, 'before it is published')")
+        with connector.start(SOURCE, "read", config=config(source_db), catalog=both, state=[last_state(first)]) as sync:
+            in_it = "select count(*) from pg_publication_tables where tablename = 'b'"
+            wait_until(lambda: source_db.value(in_it) == 1, 20, "the table is published")
+            cursor.execute("insert into b values (2, 'after it is published')")
+            session.commit()
+            second = sync.finish()
+    # As if the sync had been killed just behind the snapshot.
+    cut = states_of(second)[0]
+    source_db.execute("insert into b values (3, 'third')")
+    source_db.execute("delete from b where id = 1")
+    third = read(source_db, both, cut)
+    assert [(row["id"], row["_ab_cdc_deleted_at"] is None) for row in third.records("b")] == [(3, True), (1, False)]
+
+
+def states_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The states of a run as a runner would keep them, from the first on by which both streams are complete."""
+    lines = [line for line in outcome.lines if line.startswith(b'{"type":"STATE"') and b'"name":"b"' in line]
+    return [json.loads(line)["state"] for line in lines if line.count(b'"complete":true') == 2]
