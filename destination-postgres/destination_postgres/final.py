@@ -52,8 +52,7 @@ def open_staging(cursor: Cursor, plan: StreamPlan) -> None:
 
 def close_staging(cursor: Cursor, plan: StreamPlan) -> None:
     """Drop the stream's staging table."""
-    if plan.dedup is not None:
-        cursor.execute(sqlgen.drop_tables([plan.staging]))
+    cursor.execute(sqlgen.drop_tables([plan.staging]))
 
 
 def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Iterable[bytes]) -> None:

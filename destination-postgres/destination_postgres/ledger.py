@@ -50,7 +50,7 @@ class Opening:
 
     ``generation``: what rows are stamped with. ``building``: they replace the present ones when the stream is
     complete; ``aside``: until then they are kept in tables of their own. ``adopt``: what an interrupted build has left
-    aside is to be added to the visible tables first; ``discard``: it is to be thrown away.
+    aside is to be added to the visible tables first; ``discard``: whatever is there is to be thrown away.
     """
 
     generation: int | None
@@ -78,7 +78,7 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
             return Opening(generation, building=True, aside=entry.aside)
     elif entry.complete == generation and not plan.overwrite:
         return Opening(generation)
-    return Opening(generation, building=True, aside=filled, discard=entry.aside)
+    return Opening(generation, building=True, aside=filled, discard=True)
 
 
 class Ledger:

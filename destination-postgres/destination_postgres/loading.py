@@ -78,9 +78,11 @@ class Loader:
 
     def close(self) -> None:
         """Drop the staging tables."""
-        with transaction(self._connection) as cursor:
-            for opened in self._streams.values():
-                final.close_staging(cursor, opened.plan)
+        for opened in self._streams.values():
+            if opened.plan.dedup is not None:
+                # One by one: the server's lock table may be too small for all of a large catalog.
+                with transaction(self._connection) as cursor:
+                    final.close_staging(cursor, opened.plan)
 
     def _ensure_ledger(self) -> None:
         with transaction(self._connection) as cursor:

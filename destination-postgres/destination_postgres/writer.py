@@ -19,7 +19,7 @@ from airbyte_pg.messages import now_ms
 from destination_postgres.acks import RecordCounts, acknowledgement, covered_stream
 from destination_postgres.buffers import Batch
 from destination_postgres.flusher import Flusher
-from destination_postgres.inbox import Inbox, Line, Record, TruncatedInput
+from destination_postgres.inbox import Inbox, Line, Message, Record, TruncatedInput
 from destination_postgres.relay import Relay
 from destination_postgres.rowcode import RowEncoder
 
@@ -79,19 +79,19 @@ class Writer:
             del lines, messages
             self._flush_if_due(at_state=self._at_state)
 
-    def _take(self, messages: Sequence[object]) -> None:
+    def _take(self, messages: Sequence[Message | Line]) -> None:
         """Take the messages of one chunk: records up to the next other message at a time, stream by stream."""
         groups: dict[tuple[str | None, str], list[Record]] = {}
         group: list[Record] = []
         namespace: str | None = None
         name = ""
         for message in messages:
-            if type(message) is Line:
+            if isinstance(message, Line):
                 self._encode(groups)
                 groups, group, name = {}, [], ""
                 self._take_line(message)
                 continue
-            record: Record | None = message.record  # type: ignore[attr-defined]
+            record = message.record
             if record is None:
                 raise SystemFault("A RECORD message of the input has no record.")
             if record.stream != name or record.namespace != namespace or not group:

@@ -30,14 +30,14 @@ def plan(mode: str, generation: int | None, minimum: int | None, *, resumable: b
         (2, 0, Entry(complete=1), True, Opening(2)),
         (None, None, NEW, True, Opening(None)),
         # A truncate refresh is built aside if there is something to replace, else in place.
-        (2, 2, Entry(complete=1), True, Opening(2, building=True, aside=True)),
-        (2, 2, NEW, False, Opening(2, building=True)),
+        (2, 2, Entry(complete=1), True, Opening(2, building=True, aside=True, discard=True)),
+        (2, 2, NEW, False, Opening(2, building=True, discard=True)),
         # A resumed one goes on where it was.
         (2, 2, Entry(1, building=2, aside=True), True, Opening(2, building=True, aside=True)),
         (2, 2, Entry(None, building=2), True, Opening(2, building=True)),
         # A later one throws away what the broken one left.
         (3, 3, Entry(1, building=2, aside=True), True, Opening(3, building=True, aside=True, discard=True)),
-        (3, 3, Entry(None, building=2), True, Opening(3, building=True, aside=True)),
+        (3, 3, Entry(None, building=2), True, Opening(3, building=True, aside=True, discard=True)),
         # A cancelled one, followed by a normal sync, loses nothing.
         (2, 0, Entry(1, building=2, aside=True), True, Opening(2, adopt=True)),
         (2, 0, Entry(None, building=2), True, Opening(2)),
@@ -54,21 +54,21 @@ def test_append_modes(
 @pytest.mark.parametrize(
     ("generation", "resumable", "entry", "filled", "wanted"),
     [
-        (1, False, NEW, False, Opening(1, building=True)),
-        (1, False, NEW, True, Opening(1, building=True, aside=True)),
+        (1, False, NEW, False, Opening(1, building=True, discard=True)),
+        (1, False, NEW, True, Opening(1, building=True, aside=True, discard=True)),
         # A generation that was complete is replaced, be its number the same.
-        (1, False, Entry(complete=1), True, Opening(1, building=True, aside=True)),
-        (1, True, Entry(complete=1), True, Opening(1, building=True, aside=True)),
-        (1, False, Entry(complete=1), False, Opening(1, building=True)),
+        (1, False, Entry(complete=1), True, Opening(1, building=True, aside=True, discard=True)),
+        (1, True, Entry(complete=1), True, Opening(1, building=True, aside=True, discard=True)),
+        (1, False, Entry(complete=1), False, Opening(1, building=True, discard=True)),
         # One that was not: a stream that cannot be resumed begins anew.
         (2, False, Entry(1, building=2, aside=True), True, Opening(2, building=True, aside=True, discard=True)),
-        (2, False, Entry(None, building=2), True, Opening(2, building=True, aside=True)),
+        (2, False, Entry(None, building=2), True, Opening(2, building=True, aside=True, discard=True)),
         (2, True, Entry(1, building=2, aside=True), True, Opening(2, building=True, aside=True)),
         (2, True, Entry(None, building=2), True, Opening(2, building=True)),
         # Without ids it is always a fresh one.
-        (None, False, NEW, False, Opening(1, building=True)),
+        (None, False, NEW, False, Opening(1, building=True, discard=True)),
         (None, True, Entry(4, building=5, aside=True), True, Opening(6, building=True, aside=True, discard=True)),
-        (None, False, Entry(complete=4), True, Opening(5, building=True, aside=True)),
+        (None, False, Entry(complete=4), True, Opening(5, building=True, aside=True, discard=True)),
     ],
 )
 @pytest.mark.parametrize("has_minimum", [True, False])

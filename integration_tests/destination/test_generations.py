@@ -225,6 +225,15 @@ def test_tombstones_alone_are_something_to_replace(destination_db):
     assert users(destination_db) == [(1, "a")]
 
 
+def test_tables_that_the_ledger_knows_nothing_of_do_not_get_into_a_new_generation(destination_db):
+    """Somebody has dropped the ledger in the middle of a refresh."""
+    sync(destination_db, catalog("append", 1), records(OLD))
+    broken(destination_db, catalog("append", 2), record({"id": 9, "name": "broken"}))
+    destination_db.execute("drop table airbyte_internal._airbyte_pg_ledger")
+    sync(destination_db, catalog("append", 2), records(NEW))
+    assert users(destination_db) == ALL_NEW
+
+
 def test_streams_are_completed_each_by_itself(destination_db):
     orders = {**USERS, "name": "orders"}
 

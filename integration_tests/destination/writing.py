@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ from integration_tests.support import connector
 from integration_tests.support.catalogs import configured, stream
 from integration_tests.support.connector import DESTINATION, Outcome
 from integration_tests.support.databases import Database
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from airbyte_cdk.models import AirbyteMessageSerializer
 
 Json = dict[str, Any]
 
@@ -49,7 +54,9 @@ def records(rows: Iterable[Mapping[str, Any]], name: str = "users", **more: Any)
 def state(number: int, name: str | None = "users", *, namespace: str | None = "public", **more: Any) -> bytes:
     """A STREAM state; GLOBAL if ``name`` is None."""
     if name is None:
-        return line("STATE", state={"type": "GLOBAL", "global": {"shared_state": {"n": number}}, **more})
+        return line(
+            "STATE", state={"type": "GLOBAL", "global": {"shared_state": {"n": number}, "stream_states": []}, **more}
+        )
     descriptor: Json = {"name": name} if namespace is None else {"name": name, "namespace": namespace}
     of_stream = {"stream_descriptor": descriptor, "stream_state": {"n": number}}
     return line("STATE", state={"type": "STREAM", "stream": of_stream, **more})
@@ -76,8 +83,16 @@ def sync(db: Database, catalog: Json, lines: bytes, **options: Any) -> Outcome:
     )
     outcome = write(db, catalog, lines + ends, **options)
     assert outcome.exit_code == 0, outcome
-    assert not outcome.stderr
+    expect_valid(outcome)
     return outcome
+
+
+def expect_valid(outcome: Outcome) -> None:
+    """Nothing but lines that the protocol's own models accept, and nothing on stderr."""
+    assert outcome.not_json == []
+    assert outcome.stderr == ""
+    for printed in outcome.lines:
+        AirbyteMessageSerializer.load(json.loads(printed))
 
 
 def one(of: Json = USERS, destination: str = "append", **more: Any) -> Json:
