@@ -159,7 +159,11 @@ def test_a_commit_that_waits_for_a_standby_is_sent_with_its_own_values(source_db
         with connector.start(
             SOURCE, "read", config=config(source_db), catalog=catalog, state=[last_state(first)]
         ) as sync:
-            sync.wait_for(lambda message: "following changes" in str(message.get("log")))
+            looks = (
+                "select count(*) from pg_stat_activity"
+                " where application_name = 'source-postgres-cdc' and query like '%txid_current_snapshot%'"
+            )
+            wait_until(lambda: source_db.value(looks) == 1, 20, "the sync waits until the commit can be seen")
             set_standby(source_db, "''")
             outcome = sync.finish()
     finally:
