@@ -209,7 +209,7 @@ class RowEncoder:
 
 
 def copy_escaped(text: str) -> str:
-    """``text`` as a value in COPY's text format; four times replaced is five to twelve times as fast as str.translate."""
+    """``text`` as a value in COPY's text format. str.translate is five to twelve times as slow."""
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
