@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from airbyte_pg.errors import StreamName
 from destination_postgres.rowcode import Encoded
 
-# A flush begins at the first STATE behind this many bytes (raw and final together), or anywhere at twice as much. One
-# such batch may be on its way to the server while the next is filled; larger ones gained 5 % at most when measured.
-SOFT_LIMIT_BYTES = 16 << 20
-HARD_LIMIT_BYTES = 2 * SOFT_LIMIT_BYTES
-# Rows of a slow stream become visible this long after they came, at a STATE; twice as long without one.
-SOFT_AGE_S = 5.0
-HARD_AGE_S = 2 * SOFT_AGE_S
+
+@dataclass(frozen=True)
+class Limits:
+    """When a batch is flushed: at the first STATE behind this size or age, or anywhere at twice as much.
+
+    ``size_bytes`` counts raw and final rows together. One batch may be on its way to the server while the next is
+    filled; batches larger than the default gained 5 % at most when measured. ``age_s``: rows of a slow stream become
+    visible this long after they came.
+    """
+
+    size_bytes: int = 16 << 20
+    age_s: float = 5.0
 
 
 @dataclass
@@ -29,7 +34,8 @@ class StreamBuffer:
 class Batch:
     """What one flush writes, and the STATE lines that its commit releases, in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self.streams: dict[StreamName, StreamBuffer] = {}
         self.acknowledgements: list[bytes] = []
         self._size = 0
@@ -67,13 +73,12 @@ class Batch:
         if self._since is None:
             return False
         age_s = now_s - self._since
-        if self._size >= HARD_LIMIT_BYTES or age_s >= HARD_AGE_S:
-            return True
-        return at_state and (self._size >= SOFT_LIMIT_BYTES or age_s >= SOFT_AGE_S or not self.has_rows)
+        fullness = max(self._size / self._limits.size_bytes, age_s / self._limits.age_s)
+        return fullness >= 2 or (at_state and (fullness >= 1 or not self.has_rows))
 
     def patience_s(self, now_s: float) -> float | None:
         """How long to wait for more input before an idle input makes the batch due; None for ever."""
-        return None if self._since is None else max(self._since + SOFT_AGE_S - now_s, 0.0)
+        return None if self._since is None else max(self._since + self._limits.age_s - now_s, 0.0)
 
     def _begin(self, now_s: float) -> None:
         if self._since is None:

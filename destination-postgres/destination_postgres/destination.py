@@ -17,6 +17,7 @@ from airbyte_pg.cli import Call
 from airbyte_pg.connect import connect
 from airbyte_pg.errors import Stopped, StreamName
 from airbyte_pg.settings import load_settings
+from destination_postgres.buffers import Limits
 from destination_postgres.check import check_rights
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox
@@ -51,7 +52,8 @@ def write(call: Call) -> None:
         # What lives now lives to the end: spare the collector from walking through it again and again.
         gc.freeze()
         try:
-            _write(call, connection, loader, streams)
+            limits = Limits(settings.flush_bytes, settings.flush_seconds)
+            _write(call, connection, loader, streams, limits)
         except Exception:
             # The failure is the thing to tell, not that the server would not clean up after it.
             with contextlib.suppress(psycopg2.Error):
@@ -60,13 +62,13 @@ def write(call: Call) -> None:
         loader.close()
 
 
-def _write(call: Call, connection: Connection, loader: Loader, streams: list[OpenStream]) -> None:
+def _write(call: Call, connection: Connection, loader: Loader, streams: list[OpenStream], limits: Limits) -> None:
     waiting_fd, waking_fd = os.pipe()
     flusher = Flusher(loader.write, call.lines.emit, lambda: _wake(waking_fd))
     encoders = _encoders(streams, numeric_infinity=connection.server_version >= _NUMERIC_INFINITY_VERSION)
     inbox = Inbox(sys.stdin.fileno(), waiting_fd)
     try:
-        Writer(inbox, encoders, flusher, loader.complete).run()
+        Writer(inbox, encoders, flusher, loader.complete, limits).run()
     except Stopped:
         with contextlib.suppress(psycopg2.Error):
             connection.cancel()

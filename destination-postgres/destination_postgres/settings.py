@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
+from destination_postgres.buffers import Limits
 
 DEFAULT_RAW_SCHEMA = "airbyte_internal"
 
@@ -56,6 +57,19 @@ class DestinationSettings(ConnectionSettings):
         default="keep",
         title="Raw retention",
         description="Which rows stay in the raw tables. Only keep is supported yet.",
+    )
+
+    flush_bytes: int = Field(
+        default=Limits.size_bytes,
+        ge=1,
+        title="Bytes per Flush",
+        description="Rows are committed at the first state behind so many bytes, or anywhere at twice as many.",
+    )
+    flush_seconds: float = Field(
+        default=Limits.age_s,
+        gt=0,
+        title="Seconds per Flush",
+        description="Rows are committed at the first state so long after they came, or anywhere at twice as long.",
     )
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from airbyte_pg.errors import ConfigError, StreamName, SystemFault
 from airbyte_pg.messages import now_ms
 from destination_postgres.acks import RecordCounts, acknowledgement, covered_stream
-from destination_postgres.buffers import Batch
+from destination_postgres.buffers import Batch, Limits
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox, Line, Message, Record, TruncatedInput
 from destination_postgres.relay import Relay
@@ -35,12 +35,14 @@ class Writer:
         encoders: Mapping[StreamName, RowEncoder],
         flusher: Flusher,
         complete: Callable[[StreamName], None],
+        limits: Limits,
     ) -> None:
         self._inbox = inbox
         self._encoders = encoders
         self._flusher = flusher
         self._complete = complete
-        self._batch = Batch()
+        self._limits = limits
+        self._batch = Batch(limits)
         self._counts = RecordCounts()
         self._relay = Relay(encoders)
         self._at_state = False
@@ -139,5 +141,5 @@ class Writer:
 
     def _flush(self) -> None:
         if not self._batch.is_empty:
-            batch, self._batch = self._batch, Batch()
+            batch, self._batch = self._batch, Batch(self._limits)
             self._flusher.submit(batch)

@@ -6,12 +6,12 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 
 from airbyte_pg.errors import ConnectorError, StreamName, SystemFault, TransientError
-from destination_postgres import buffers
-from destination_postgres.buffers import Batch
+from destination_postgres.buffers import Batch, Limits
 from destination_postgres.columns import columns_of
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox
@@ -19,6 +19,7 @@ from destination_postgres.raw_ids import RawIds
 from destination_postgres.rowcode import Encoded, RowEncoder
 from destination_postgres.writer import Writer
 
+LIMITS = Limits()
 USERS, ORDERS = StreamName("public", "users"), StreamName("public", "orders")
 
 
@@ -27,36 +28,36 @@ def rows(size: int) -> Encoded:
 
 
 def test_a_batch_waits_for_a_state_up_to_a_limit():
-    batch = Batch()
+    batch = Batch(LIMITS)
     assert not batch.is_due(0.0, at_state=True)
-    batch.add(USERS, rows(buffers.SOFT_LIMIT_BYTES), 0.0)
+    batch.add(USERS, rows(LIMITS.size_bytes), 0.0)
     assert not batch.is_due(0.0, at_state=False)
     assert batch.is_due(0.0, at_state=True)
-    batch.add(USERS, rows(buffers.SOFT_LIMIT_BYTES), 0.0)
+    batch.add(USERS, rows(LIMITS.size_bytes), 0.0)
     assert batch.is_due(0.0, at_state=False)
 
 
 def test_a_batch_becomes_due_with_age():
-    batch = Batch()
+    batch = Batch(LIMITS)
     assert batch.patience_s(100.0) is None
     batch.add(USERS, rows(1), 100.0)
-    assert batch.patience_s(101.0) == buffers.SOFT_AGE_S - 1.0
+    assert batch.patience_s(101.0) == LIMITS.age_s - 1.0
     assert batch.patience_s(200.0) == 0.0
     assert not batch.is_due(100.0, at_state=True)
-    assert batch.is_due(100.0 + buffers.SOFT_AGE_S, at_state=True)
-    assert not batch.is_due(100.0 + buffers.SOFT_AGE_S, at_state=False)
-    assert batch.is_due(100.0 + buffers.HARD_AGE_S, at_state=False)
+    assert batch.is_due(100.0 + LIMITS.age_s, at_state=True)
+    assert not batch.is_due(100.0 + LIMITS.age_s, at_state=False)
+    assert batch.is_due(100.0 + 2 * LIMITS.age_s, at_state=False)
 
 
 def test_large_states_count_as_well():
-    batch = Batch()
+    batch = Batch(LIMITS)
     batch.add(USERS, rows(1), 0.0)
-    batch.acknowledge(b"x" * buffers.SOFT_LIMIT_BYTES, 0.0)
+    batch.acknowledge(b"x" * LIMITS.size_bytes, 0.0)
     assert batch.is_due(0.0, at_state=True)
 
 
 def test_states_alone_are_due_at_once():
-    batch = Batch()
+    batch = Batch(LIMITS)
     batch.acknowledge(b"state\n", 0.0)
     assert batch.is_due(0.0, at_state=True)
     assert not batch.has_rows
@@ -99,10 +100,15 @@ def status(stream: StreamName, value: str = "COMPLETE") -> bytes:
     )
 
 
+def _log_done(log: Log, stream: StreamName) -> None:
+    log.add(f"done {stream.name}")
+
+
 def write(
     lines: Iterable[bytes],
     log: Log,
     store: Callable[[Batch], None] | None = None,
+    limits: Limits = LIMITS,
     streams: Iterable[StreamName] = (USERS, ORDERS),
 ) -> None:
     """Run a writer over ``lines``; what is stored and released is appended to ``log``."""
@@ -121,7 +127,8 @@ def write(
         columns, ids = columns_of({"id": {"type": "integer"}}), RawIds()
         encoders = {stream: RowEncoder(stream, columns, ids, generation_id=1, sync_id=1) for stream in streams}
         flusher = Flusher(stored, lambda text: log.add(text.decode()), lambda: _wake(waking_fd))
-        Writer(Inbox(input_fd, waiting_fd), encoders, flusher, lambda stream: log.add(f"done {stream.name}")).run()
+        complete = partial(_log_done, log)
+        Writer(Inbox(input_fd, waiting_fd), encoders, flusher, complete, limits).run()
     finally:
         os.close(input_fd)
         feeder.join()
@@ -156,8 +163,7 @@ def test_states_come_behind_the_rows_they_cover_and_streams_are_completed_last()
     assert log.events[3:] == ["done users", "done orders"]
 
 
-def test_no_state_of_a_failed_flush_leaves(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(buffers, "SOFT_LIMIT_BYTES", 1)
+def test_no_state_of_a_failed_flush_leaves():
     log, flushes = Log(), itertools.count()
 
     def fail_second(batch: Batch) -> None:
@@ -166,19 +172,17 @@ def test_no_state_of_a_failed_flush_leaves(monkeypatch: pytest.MonkeyPatch):
 
     lines = [line for number in range(4) for line in (record(USERS, number), state(USERS, number))]
     with pytest.raises(TransientError, match="the server is gone"):
-        write([*lines, status(USERS), status(ORDERS)], log, fail_second)
+        write([*lines, status(USERS), status(ORDERS)], log, fail_second, Limits(size_bytes=1))
     assert log.events[0] == "users 1"
     assert len(log.events) == 2
     assert '"stream_state":0' in log.events[1]
 
 
 @pytest.mark.parametrize("limit", [1, 10_000])
-def test_every_row_and_every_state_comes_through_in_order(limit: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(buffers, "SOFT_LIMIT_BYTES", limit)
-    monkeypatch.setattr(buffers, "HARD_LIMIT_BYTES", 2 * limit)
+def test_every_row_and_every_state_comes_through_in_order(limit: int):
     log = Log()
     lines = [record(USERS, number) + (state(USERS, number) if number % 100 == 99 else b"") for number in range(5000)]
-    write([*lines, status(USERS), status(ORDERS, "COMPLETE")], log)
+    write([*lines, status(USERS), status(ORDERS, "COMPLETE")], log, limits=Limits(size_bytes=limit))
     stored = released = 0
     for event in log.events:
         if event.startswith("users "):
@@ -252,7 +256,7 @@ def test_a_failure_is_raised_again_and_again():
         raise SystemFault("no")
 
     flusher = Flusher(fail, lambda text: None, lambda: None)
-    flusher.submit(Batch())
-    for call in (flusher.wait, flusher.check, lambda: flusher.submit(Batch())):
+    flusher.submit(Batch(LIMITS))
+    for call in (flusher.wait, flusher.check, lambda: flusher.submit(Batch(LIMITS))):
         with pytest.raises(SystemFault):
             call()

@@ -40,14 +40,19 @@ def sync(
     state: dict[str, Any] | None = None,
     *,
     kill: tuple[str, int] | None = None,
+    destination_options: dict[str, Any] | None = None,
     **source_options: Any,
 ) -> Passed:
-    """Source to destination. ``kill``: which side ("source" or "destination") dies by SIGKILL after how many lines."""
+    """Source to destination. ``kill``: who dies by SIGKILL, and when.
+
+    ("source", n) or ("destination", n): as soon as n lines have passed; ("answering destination", n): as soon as its
+    n-th STATE has come back, so most likely within the next flush.
+    """
     with tempfile.TemporaryDirectory() as directory:
         files = Path(directory)
         documents = {
             "source.json": {**config(source), **source_options},
-            "destination.json": destination.config(schema="public"),
+            "destination.json": destination.config(schema="public", **(destination_options or {})),
             "catalog.json": catalog,
             "state.json": [state] if state else [],
         }
@@ -56,7 +61,7 @@ def sync(
         reader = _start(SOURCE, "read", files / "source.json", files / "catalog.json", "--state", files / "state.json")
         writer = _start(DESTINATION, "write", files / "destination.json", files / "catalog.json", stdin=subprocess.PIPE)
         passed = Passed()
-        listener = threading.Thread(target=_listen, args=(writer, passed))
+        listener = threading.Thread(target=_listen, args=(writer, passed, kill))
         listener.start()
         with contextlib.suppress(BrokenPipeError):
             _pump(reader, writer, passed, kill)
@@ -80,20 +85,24 @@ def _pump(
     for line in reader.stdout:
         writer.stdin.write(line)
         passed.lines += 1
-        if kill is not None and passed.lines == kill[1]:
+        if kill == ("source", passed.lines):
             writer.stdin.flush()
-            (reader if kill[0] == "source" else writer).kill()
-            if kill[0] == "source":
-                return
+            reader.kill()
+            return
+        if kill == ("destination", passed.lines):
+            writer.stdin.flush()
+            writer.kill()
 
 
-def _listen(writer: subprocess.Popen[bytes], passed: Passed) -> None:
+def _listen(writer: subprocess.Popen[bytes], passed: Passed, kill: tuple[str, int] | None) -> None:
     assert writer.stdout is not None
     for line in writer.stdout:
         passed.printed.append(line)
         # A process killed in the middle of a write leaves half a line.
         if line.endswith(b"\n") and line.startswith(b'{"type":"STATE"'):
             passed.states.append(json.loads(line)["state"])
+            if kill == ("answering destination", len(passed.states)):
+                writer.kill()
 
 
 def _start(
