@@ -80,6 +80,11 @@ class Changes:
             self._truncate(pgoutput.decode_truncate(frame))
         return None
 
+    @property
+    def pending(self) -> int:
+        """Records in the batch, not yet given to the emitter."""
+        return len(self._batch)
+
     def flush(self) -> None:
         """Give the batch to the emitter."""
         if not self._batch:

@@ -186,16 +186,16 @@ class Sync:
             checkpoint_at = time.monotonic() + self.settings.sync_checkpoint_seconds
             for change_lsn, frame in stream.frames(end):
                 commit = changes.take(change_lsn, frame)
-                if commit is not None and self._is_due(checkpoint_at):
+                if commit is not None and self._is_due(changes.pending, checkpoint_at):
                     changes.flush()
                     self._checkpoint(state, commit)
                     checkpoint_at = time.monotonic() + self.settings.sync_checkpoint_seconds
             changes.flush()
             state.lsn = stream.position
 
-    def _is_due(self, checkpoint_at: float) -> bool:
+    def _is_due(self, pending: int, checkpoint_at: float) -> bool:
         return (
-            self.emitter.count_since_state >= self.settings.sync_checkpoint_records
+            self.emitter.count_since_state + pending >= self.settings.sync_checkpoint_records
             or self.emitter.bytes_since_state >= CHECKPOINT_BYTES
             or time.monotonic() >= checkpoint_at
         )
