@@ -166,6 +166,20 @@ def test_every_state_shape_goes_on_without_a_reset(shop, tmp_path):
     assert len(empty.records()) == 1001
 
 
+def test_a_key_that_json_cannot_hold_is_refused_both_ways(source_db):
+    source_db.execute("create table odd (k numeric primary key, v numeric)")
+    source_db.execute("insert into odd values (1, 'NaN')")
+    catalog = catalog_of(source_db)
+    first = read(source_db, catalog)
+    assert first.exit_code == 0, first
+    source_db.execute("insert into odd values ('NaN', 1)")
+    for given in (first, None):
+        assert failure(read(source_db, catalog, given))["failure_type"] == "config_error"
+    # A table that is read whole has no key to be told apart by: null, with a note.
+    whole = read(source_db, catalog_of(source_db, "full_refresh")).record_payloads()
+    assert sorted(len(record["meta"]["changes"]) for record in whole) == [1, 1]
+
+
 def test_wal_of_idle_tables_is_released_by_the_next_sync(shop):
     catalog = catalog_of(shop, only=["customers"])
     first = read(shop, catalog)

@@ -80,7 +80,7 @@ class Types:
             return INTEGER
         return BUILTIN.get(oid, (STRING, Kind.TEXT))[0]
 
-    def plan_column(self, field: str | None, oid: int) -> PlanColumn:
+    def plan_column(self, field: str | None, oid: int, *, is_key: bool = False) -> PlanColumn:
         """How a column of this type is rendered."""
         oid, _ = self.resolved(oid, -1)
         element = self._element(oid)
@@ -88,8 +88,8 @@ class Types:
             inner, _ = self.resolved(element, -1)
             kind = BUILTIN.get(inner, (STRING, Kind.TEXT))[1]
             # An array of a domain over an array: its elements are array texts, sent as such.
-            return PlanColumn(field, Kind.ARRAY, kind, self._types[element].delimiter)
-        return PlanColumn(field, BUILTIN.get(oid, (STRING, Kind.TEXT))[1])
+            return PlanColumn(field, Kind.ARRAY, kind, self._types[element].delimiter, is_key)
+        return PlanColumn(field, BUILTIN.get(oid, (STRING, Kind.TEXT))[1], is_key=is_key)
 
     def _element(self, oid: int) -> int:
         found = self._types.get(oid)

@@ -45,7 +45,11 @@ def target_of(
     types = load_types(session, {column.type_oid for column in relation.columns})
     plan = TuplePlan(
         [
-            types.plan_column(column.name if column.name in stream.fields else None, column.type_oid)
+            types.plan_column(
+                column.name if column.name in stream.fields else None,
+                column.type_oid,
+                is_key=column.name in stream.table.key,
+            )
             for column in relation.columns
         ]
     )

@@ -159,7 +159,10 @@ class Sync:
     def _read_table(self, stream: Stream, taken: Snapshot) -> None:
         started = time.monotonic()
         types = tables.load_types(self.session, {column.type_oid for column in stream.columns})
-        plan = CopyPlan([types.plan_column(column.name, column.type_oid) for column in stream.columns])
+        key = stream.table.key if stream.is_followed else ()
+        plan = CopyPlan(
+            [types.plan_column(column.name, column.type_oid, is_key=column.name in key) for column in stream.columns]
+        )
         tail = stamp.tail(taken.lsn, stamp.now())
         total = 0
 

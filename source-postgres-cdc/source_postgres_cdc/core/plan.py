@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from airbyte_pg.errors import ConfigError
 from source_postgres_cdc.core import copytext, values
 from source_postgres_cdc.core.pgoutput import ProtocolError, RawValue, Unchanged
 from source_postgres_cdc.core.values import Kind, Unrepresentable
@@ -34,12 +35,16 @@ TupleFunction = Callable[[bytes, int, str, str], str]
 
 @dataclass(frozen=True)
 class PlanColumn:
-    """A column as it is sent: ``field`` is its name in the record, None for one that is read but not sent."""
+    """A column as it is sent: ``field`` is its name in the record, None for one that is read but not sent.
+
+    A key must be sent whole: rows whose key cannot be held would be taken for one another.
+    """
 
     field: str | None
     kind: Kind = Kind.TEXT
     element: Kind | None = None
     delimiter: str = ","
+    is_key: bool = False
 
     def json(self, text: str) -> str:
         """The JSON of a value's text. Raises Unrepresentable."""
@@ -116,7 +121,8 @@ class TuplePlan:
 def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: str, tail: str) -> str:
     """A row as a RECORD line, with ``meta.changes`` for what could not be sent.
 
-    A value (or array element) that JSON cannot hold is null; an UNCHANGED one is left out.
+    A value (or array element) that JSON cannot hold is null; an UNCHANGED one is left out. Raises ConfigError for a key
+    that JSON cannot hold.
     """
     fields: list[str] = []
     changes: list[dict[str, str]] = []
@@ -132,6 +138,11 @@ def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: 
             try:
                 text = column.json(value)
             except Unrepresentable:
+                if column.is_key:
+                    raise ConfigError(
+                        f"The key column {column.field} holds a value that JSON cannot (NaN or an infinity).",
+                        remedy="Change such keys, or configure the stream as full_refresh.",
+                    ) from None
                 text = column.json_with_gaps(value)
                 changes.append(_change(column.field, "SOURCE_SERIALIZATION_ERROR"))
         fields.append(f"{_json_key(column.field)}:{text}")
