@@ -8,7 +8,7 @@ below everything to come (design section 3, "The seam").
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from airbyte_pg.connect import Connection
@@ -18,6 +18,7 @@ from source_postgres_cdc import lsn, server
 # Ordinary transactions end in milliseconds; a batch job or a forgotten session is worth a message, not a hang.
 WAIT_S = 300.0
 _PAUSE_S = 0.005
+_LONGEST_PAUSE_S = 0.25
 # A record may end exactly at a page's end: the insert position then lies behind the next page's header (24 bytes, 40 in
 # a segment's first page), which an idle server never writes.
 _WAL_PAGE = 8192
@@ -66,18 +67,13 @@ def take_snapshot(session: Connection, wait_s: float = WAIT_S) -> Snapshot:
         cursor.execute("begin")
         own_xid: int = server.value(session, "select txid_current()")
         cursor.execute("rollback")
-        deadline = time.monotonic() + wait_s
-        pause = _PAUSE_S
-        while True:
+        for _ in _attempts(wait_s):
             cursor.execute("begin isolation level repeatable read, read only")
             text: str = server.value(session, "select txid_current_snapshot()::text")
             if int(text.partition(":")[0]) > own_xid:
                 return Snapshot(stamp, text, _insert_position(session))
             cursor.execute("rollback")
-            if time.monotonic() > deadline:
-                raise _blocked(session, own_xid, wait_s)
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
+        raise _blocked(session, own_xid, wait_s)
 
 
 def wait_until_visible(session: Connection, xids: Collection[int], wait_s: float = WAIT_S) -> None:
@@ -85,19 +81,14 @@ def wait_until_visible(session: Connection, xids: Collection[int], wait_s: float
 
     Raises TransientError after ``wait_s`` seconds: their commits wait for a synchronous standby.
     """
-    deadline = time.monotonic() + wait_s
-    pause = _PAUSE_S
-    while True:
+    for _ in _attempts(wait_s):
         visibility = Visibility(server.value(session, "select txid_current_snapshot()::text"))
         if all(map(visibility.shows, xids)):
             return
-        if time.monotonic() > deadline:
-            raise TransientError(
-                f"A commit has been waiting for a synchronous standby for {wait_s:.0f} s.",
-                remedy="See synchronous_standby_names and the standby's state.",
-            )
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.25)
+    raise TransientError(
+        f"A commit has been waiting for a synchronous standby for {wait_s:.0f} s.",
+        remedy="See synchronous_standby_names and the standby's state.",
+    )
 
 
 def fence(session: Connection) -> int:
@@ -115,6 +106,18 @@ def fence(session: Connection) -> int:
 def flushed_position(session: Connection) -> int:
     """The position up to which the server has flushed its WAL."""
     return lsn.parse(server.value(session, "select pg_current_wal_flush_lsn()::text"))
+
+
+def _attempts(wait_s: float) -> Iterator[None]:
+    """A turn at once, then more with growing pauses in between, until ``wait_s`` seconds are over."""
+    deadline = time.monotonic() + wait_s
+    pause_s = _PAUSE_S
+    while True:
+        yield
+        if time.monotonic() > deadline:
+            return
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
 def _insert_position(session: Connection) -> int:
