@@ -95,11 +95,15 @@ def fence(session: Connection) -> int:
     """A position behind every commit so far, which a stream reaches soon even on an idle server.
 
     A small commit of our own is flushed behind it: the flushed position by itself may lie inside a record that an open
-    transaction has begun, and would be reached only when somebody writes on.
+    transaction has begun, and would be reached only when somebody writes on. A message, which the stream does not
+    carry: a commit that wrote nothing is not flushed at once.
     """
     position = _insert_position(session)
     with session.cursor() as cursor:
-        cursor.execute("begin; set local synchronous_commit = local; select txid_current(); commit")
+        cursor.execute(
+            "begin; set local synchronous_commit = local;"
+            " select pg_logical_emit_message(true, 'source-postgres-cdc', 'fence'); commit"
+        )
     return position
 
 

@@ -12,8 +12,9 @@ from airbyte_pg.errors import StreamName
 from source_postgres_cdc import stamp
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.core import pgoutput
+from source_postgres_cdc.core.blocks import ROW_HEADER, Block
 from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, Relation
-from source_postgres_cdc.core.plan import SlowRow
+from source_postgres_cdc.core.tuples import ORDINAL_STEP, SlowRow
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.relations import Target, target_of
 from source_postgres_cdc.streams import Stream
@@ -29,10 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Transaction:
+    """``around_lsn`` and ``deleted_around_lsn``: the tails of its rows; ``number``: of its last row, published or not
+    selected ones included."""
+
     xid: int = 0
-    tail_start: str = ""
-    tail_end: str = ""
-    updated_at: str = ""
+    around_lsn: tuple[str, str] = ("", "")
+    deleted_around_lsn: tuple[str, str] = ("", "")
+    number: int = 0
     streams: set[StreamName] = field(default_factory=set)
 
 
@@ -41,6 +45,7 @@ class Changes:
 
     ``visibilities``: for a stream that this connection loads for the first time, what its snapshot shows already; those
     transactions are left out, so that each change is sent once. ``session`` is used for the catalogue and re-selects.
+    ``numbered``: each row says its position.
     """
 
     def __init__(
@@ -49,8 +54,11 @@ class Changes:
         streams: Iterable[Stream],
         visibilities: Mapping[StreamName, Visibility],
         emitter: Emitter,
+        *,
+        numbered: bool,
     ) -> None:
         self._session = session
+        self._numbered = numbered
         self._streams = {stream.table.id: stream for stream in streams if stream.is_followed}
         self._visibilities = visibilities
         self._emitter = emitter
@@ -67,6 +75,7 @@ class Changes:
         """One frame; a COMMIT is returned, with every row of its transaction in the batch."""
         tag = frame[0]
         if tag in (pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE):
+            self._transaction.number += ORDINAL_STEP
             target = self._targets.get(frame[1:5])
             if target is not None:
                 self._change(target, lsn, frame)
@@ -79,6 +88,25 @@ class Changes:
         elif tag == pgoutput.TRUNCATE:
             self._truncate(pgoutput.decode_truncate(frame))
         return None
+
+    def take_run(self, block: Block) -> None:
+        """The rows that ``block`` goes on with, as far as nothing about them is rare; moves the block behind them."""
+        at = block.at + ROW_HEADER
+        target = self._targets.get(block.buffer[at + 1 : at + 5])
+        if target is None or target.visibility is not None or target.problem is not None:
+            return
+        transaction = self._transaction
+        start, batch = block.at, self._batch
+        last = start + BATCH_BYTES - self._batch_bytes
+        count = len(batch)
+        transaction.number = target.plan.render_run(
+            block, last, target.head, transaction.around_lsn, transaction.number, batch
+        )
+        if len(batch) > count:
+            transaction.streams.add(target.stream.id)
+            self._batch_bytes += block.at - start
+            if self._batch_bytes >= BATCH_BYTES:
+                self.flush()
 
     @property
     def pending(self) -> int:
@@ -102,8 +130,11 @@ class Changes:
                 target.head = stamp.head(target.stream.id, now)
         transaction = self._transaction
         transaction.xid = begin.xid
-        transaction.updated_at = stamp.commit_time(begin.commit_us)
-        transaction.tail_start, transaction.tail_end = stamp.tail_around_lsn(transaction.updated_at)
+        transaction.number = 0
+        updated_at = stamp.commit_time(begin.commit_us)
+        commit_lsn = begin.commit_lsn if self._numbered else None
+        transaction.around_lsn = stamp.around_lsn(updated_at, commit_lsn)
+        transaction.deleted_around_lsn = stamp.around_lsn(updated_at, commit_lsn, deleted=True)
 
     def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
@@ -111,7 +142,7 @@ class Changes:
             return
         if target.problem is not None:
             raise target.problem
-        tail = f"{transaction.tail_start}{lsn}{transaction.tail_end}"
+        tail = self._tail(lsn, transaction.around_lsn, transaction.number)
         transaction.streams.add(target.stream.id)
         if frame[5] == pgoutput.NEW_TUPLE:
             try:
@@ -127,9 +158,9 @@ class Changes:
     def _change_slowly(self, target: Target, lsn: int, frame: bytes, tail: str) -> None:
         old_kind, old, new = pgoutput.split_change(frame)
         plan, head = target.plan, target.head
-        deleted_tail = stamp.tail(lsn, self._transaction.updated_at, deleted=True)
+        around, number = self._transaction.deleted_around_lsn, self._transaction.number
         if new is None:
-            self._batch.append(plan.render_values(old or [], head, deleted_tail))
+            self._batch.append(plan.render_values(old or [], head, self._tail(lsn, around, number)))
             return
         if old is not None:
             if len(old) != len(new):
@@ -141,11 +172,14 @@ class Changes:
             else:
                 new = [old[i] if new[i] is UNCHANGED and i in target.key else new[i] for i in range(len(new))]
             if is_moved:
-                self._batch.append(plan.render_values(old, head, deleted_tail))
+                self._batch.append(plan.render_values(old, head, self._tail(lsn, around, number - 1)))
         if UNCHANGED in new:
             self._batch.append(Incomplete(target, new, tail, self._transaction.xid))
         else:
             self._batch.append(plan.render_values(new, head, tail))
+
+    def _tail(self, lsn: int, around: tuple[str, str], number: int) -> str:
+        return f"{around[0]}{lsn}{around[1]}{number if self._numbered else ''}"
 
     def _relation(self, relation: Relation) -> None:
         name = StreamName(relation.schema, relation.name)
@@ -156,7 +190,7 @@ class Changes:
             return
         # The plan of rows in the batch stays theirs: it is held by each.
         visibility = self._visibilities.get(stream.id)
-        target = target_of(self._session, stream, relation, visibility, self._emitted_ms)
+        target = target_of(self._session, stream, relation, visibility, self._emitted_ms, numbered=self._numbered)
         self._targets[relation.oid.to_bytes(4, "big")] = target
 
     def _truncate(self, truncate: pgoutput.Truncate) -> None:

@@ -9,8 +9,8 @@ from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName
 from source_postgres_cdc import server
 from source_postgres_cdc.barrier import Visibility
+from source_postgres_cdc.bulk import BulkReader
 from source_postgres_cdc.changes import Changes
-from source_postgres_cdc.core.pgoutput import Commit
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.replication import ChangeStream
 from source_postgres_cdc.server import Server
@@ -21,6 +21,8 @@ from source_postgres_cdc.streams import Stream
 # A STATE at the first commit after this many bytes of records (or the configured records or seconds): the price of a
 # crash is reading this much again, and a destination may hold back this much before it commits.
 CHECKPOINT_BYTES = 64 << 20
+# A backlog from which on the bulk transport is worth its windows.
+BULK_BYTES = 4 << 20
 
 
 class Following:
@@ -39,24 +41,43 @@ class Following:
         self._settings = settings
         self._emitter = emitter
         self._streams = streams
+        self._has_bulk = True
 
     def read_to(self, end: int, state: State) -> None:
-        """One decoding session, from the state's position to ``end``."""
-        if state.lsn >= end:
-            return
-        changes = Changes(self._session, self._streams, _visibilities(state), self._emitter)
-        limit_s = self._settings.replication_method.initial_waiting_seconds
-        session = server.open_replication_session(self._settings, self._server)
-        with ChangeStream(session, self._settings.slot, self._settings.publication, state.lsn, limit_s) as stream:
+        """Every change that committed between the state's position and ``end``; what is decoded ends there too."""
+        while state.lsn < end:
+            self._decode(end, state)
+
+    def _decode(self, end: int, state: State) -> None:
+        """One decoding session: to ``end``, or as far as its transport goes."""
+        changes = Changes(
+            self._session, self._streams, _visibilities(state), self._emitter, numbered=self._settings.emit_position
+        )
+        with self._open(state.lsn, end) as reader:
             checkpoint_at = time.monotonic() + self._settings.sync_checkpoint_seconds
-            for change_lsn, frame in stream.frames(end):
-                commit = changes.take(change_lsn, frame)
-                if commit is not None and self._is_due(changes.pending, checkpoint_at):
+            for position in reader.follow(end, changes):
+                if self._is_due(changes.pending, checkpoint_at):
                     changes.flush()
-                    self._checkpoint(state, commit)
+                    self._checkpoint(state, position)
                     checkpoint_at = time.monotonic() + self._settings.sync_checkpoint_seconds
             changes.flush()
-            state.lsn = stream.position
+            state.lsn = reader.position
+        # A bulk reader may end before the end: streaming goes on.
+        self._has_bulk = self._has_bulk and state.lsn >= end
+
+    def _open(self, start: int, end: int) -> BulkReader | ChangeStream:
+        settings = self._settings
+        limit_s = settings.replication_method.initial_waiting_seconds
+        arguments = (settings.slot, settings.publication, start, limit_s)
+        if self._is_bulk(end - start):
+            is_bounded = settings.transport == "auto"
+            return BulkReader(server.open_session(settings), *arguments, is_bounded=is_bounded)
+        return ChangeStream(server.open_replication_session(settings, self._server), *arguments)
+
+    def _is_bulk(self, backlog: int) -> bool:
+        if self._settings.transport == "auto":
+            return self._has_bulk and backlog >= BULK_BYTES
+        return self._settings.transport == "bulk"
 
     def _is_due(self, pending: int, checkpoint_at: float) -> bool:
         return (
@@ -65,8 +86,8 @@ class Following:
             or time.monotonic() >= checkpoint_at
         )
 
-    def _checkpoint(self, state: State, commit: Commit) -> None:
-        state.lsn = commit.end_lsn
+    def _checkpoint(self, state: State, position: int) -> None:
+        state.lsn = position
         server.value(self._session, "select 1")  # losing the lock's session ends the sync
         self._emitter.state(state)
 

@@ -87,7 +87,7 @@ class InitialLoad:
         plan = CopyPlan(
             [types.plan_column(column.name, column.type_oid, is_key=column.name in key) for column in stream.columns]
         )
-        tail = stamp.tail(taken.lsn, stamp.now())
+        tail = stamp.snapshot_tail(taken.lsn, stamp.now(), has_position=self._settings.emit_position)
         total = 0
 
         def take_lines(chunk: bytes) -> None:

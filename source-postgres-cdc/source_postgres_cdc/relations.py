@@ -10,7 +10,7 @@ from airbyte_pg.errors import ConfigError
 from source_postgres_cdc import stamp
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.core.pgoutput import Relation
-from source_postgres_cdc.core.plan import TuplePlan
+from source_postgres_cdc.core.tuples import TuplePlan
 from source_postgres_cdc.streams import Stream
 from source_postgres_cdc.tables import load_types
 
@@ -34,9 +34,15 @@ class Target:
 
 
 def target_of(
-    session: Connection, stream: Stream, relation: Relation, visibility: Visibility | None, emitted_ms: int
+    session: Connection,
+    stream: Stream,
+    relation: Relation,
+    visibility: Visibility | None,
+    emitted_ms: int,
+    *,
+    numbered: bool,
 ) -> Target:
-    """The target of ``relation``, whose rows belong to ``stream``."""
+    """The target of ``relation``, whose rows belong to ``stream``; ``numbered``: their tail ends with a number."""
     names = tuple(column.name for column in relation.columns)
     known = stream.identity.columns
     for column in relation.columns:
@@ -51,7 +57,9 @@ def target_of(
                 is_key=column.name in stream.table.key,
             )
             for column in relation.columns
-        ]
+        ],
+        relation.oid,
+        numbered=numbered,
     )
     problem = _problem(stream, relation)
     return Target(

@@ -1,25 +1,20 @@
-"""The change stream: a temporary copy of the anchor, read over the streaming replication protocol.
-
-The copy (the *cursor*) is made and used in one connection and gone with it, so nothing that the driver, a crash or a
-keep-alive confirms moves the anchor, and a killed sync never leaves it "active for PID" (design section 3).
-"""
+"""The stream transport: a temporary copy of the anchor, read over the streaming replication protocol."""
 
 from __future__ import annotations
 
-import os
 import select
 import struct
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from psycopg2 import errors
 from psycopg2.sql import SQL
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import ConfigError, TransientError
-from source_postgres_cdc import lsn
+from airbyte_pg.errors import TransientError
+from source_postgres_cdc import cursor_slot, lsn
+from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core import pgoutput
 
 _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
@@ -44,11 +39,10 @@ class ChangeStream:
         self._stall_limit_s = stall_limit_s
         self._cursor: Any  # a ReplicationCursor
         self._cursor = session.cursor()
-        cursor_slot = f"airbyte_cursor_{os.getpid()}_{time.time_ns() & 0xFFFFFFFF:x}"
-        _copy(self._cursor, anchor, cursor_slot)
+        name = cursor_slot.copy(self._cursor, anchor)
         self._cursor.start_replication_expert(
             SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
-                sql.name(cursor_slot),
+                sql.name(name),
                 SQL(lsn.render(start)),
                 # A list of identifiers inside a literal: quoted twice.
                 sql.literal(sql.text(sql.name(publication), session)),
@@ -61,6 +55,13 @@ class ChangeStream:
 
     def __exit__(self, *exception: object) -> None:
         self._session.close()
+
+    def follow(self, fence: int, changes: Changes) -> Iterator[int]:
+        """Give every frame of ``frames`` to ``changes``; yields the position behind each commit."""
+        for change_lsn, frame in self.frames(fence):
+            commit = changes.take(change_lsn, frame)
+            if commit is not None:
+                yield commit.end_lsn
 
     def frames(self, fence: int) -> Iterator[Frame]:
         """``(lsn, frame)`` of every message of the transactions that committed before ``fence``, and of no other.
@@ -140,18 +141,3 @@ class _Idle:
                 remedy="It may be busy decoding; the next sync goes on from the last state.",
                 detail=f"reached {lsn.render(reached)}",
             )
-
-
-def _copy(cursor: Any, anchor: str, name: str) -> None:
-    try:
-        cursor.execute("select pg_copy_logical_replication_slot(%s, %s, true)", (anchor, name))
-    except errors.ConfigurationLimitExceeded as error:
-        raise ConfigError(
-            "The server has no free replication slot for this sync's temporary copy.",
-            remedy="Raise max_replication_slots, or drop slots that nobody uses.",
-        ) from error
-    except errors.InsufficientPrivilege as error:
-        raise ConfigError(
-            "The database user may not read a replication slot.",
-            remedy=f'Run: ALTER ROLE "{cursor.connection.info.user}" REPLICATION;',
-        ) from error

@@ -75,6 +75,17 @@ class SourceSettings(ConnectionSettings):
         description="Make a missing publication or slot, where privileges allow.",
     )
 
+    emit_position: bool = Field(
+        default=False,
+        title="Emit Position",
+        description="Add _ab_cdc_commit_lsn and _ab_cdc_ordinal: the order in which changes were committed.",
+    )
+    transport: Literal["auto", "stream", "bulk"] = Field(
+        default="auto",
+        title="Transport",
+        description="How changes are read: streaming replication, or bulk (SQL, for backlogs). auto: by the backlog.",
+    )
+
     sync_checkpoint_records: int = Field(
         default=100_000,
         ge=1,
@@ -135,7 +146,6 @@ class SourceSettings(ConnectionSettings):
 
 # Options of the design that this version does not honour; the values that mean the present behaviour are accepted.
 _NOT_YET: dict[str, tuple[Any, ...]] = {
-    "emit_position": (False,),
     "failover": (False,),
     "run_mode": ("batch",),
     "schema_change": ("warn",),

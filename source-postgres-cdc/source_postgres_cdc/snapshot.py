@@ -28,7 +28,7 @@ def read(
     buffer: io.BufferedWriter = io.BufferedWriter(chunks, CHUNK_BYTES)
     try:
         with session.cursor() as cursor:
-            cursor.copy_expert(copy_statement(table, columns, row_filter), _Sink(buffer))
+            cursor.copy_expert(copy_statement(table, columns, row_filter), Sink(buffer))
         buffer.flush()
     finally:
         # What is left of a read that failed must not come out when the buffer is thrown away.
@@ -74,7 +74,7 @@ def _only(table: Table) -> SQL:
     return SQL("only ") if table.kind == "r" else SQL("")
 
 
-class _Sink:
+class Sink:
     """What psycopg2 wants of a file; the method is the buffer's own, without a Python call in between."""
 
     __slots__ = ("write",)

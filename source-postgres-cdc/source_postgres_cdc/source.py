@@ -41,7 +41,11 @@ def discover(call: Call) -> None:
     for table in found:
         is_followed = _is_followed(table, members, may_add=may_add)
         sent = _sent_columns(table, members.get(table.id)) if is_followed else None
-        catalog.append(discovery.airbyte_stream(table, types, is_followed=is_followed, columns=sent))
+        catalog.append(
+            discovery.airbyte_stream(
+                table, types, is_followed=is_followed, columns=sent, has_position=settings.emit_position
+            )
+        )
     call.lines.emit(messages.catalog(catalog))
 
 

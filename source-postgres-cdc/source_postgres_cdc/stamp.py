@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import orjson
 
 from airbyte_pg.errors import StreamName
-from source_postgres_cdc.discover import CDC_DELETED_AT, CDC_LSN, CDC_UPDATED_AT
+from source_postgres_cdc.discover import CDC_COMMIT_LSN, CDC_DELETED_AT, CDC_LSN, CDC_ORDINAL, CDC_UPDATED_AT
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
@@ -18,17 +18,20 @@ def head(stream: StreamName, emitted_ms: int) -> str:
     return f'{{"type":"RECORD","record":{{{namespace}"stream":{_json(stream.name)},"emitted_at":{emitted_ms},"data":{{'
 
 
-def tail(lsn: int, updated_at: str, *, deleted: bool = False) -> str:
-    """The meta columns of a row: the LSN as a number, the commit's time, and again for a delete."""
-    before, behind = tail_around_lsn(updated_at)
-    if deleted:
-        behind = f',"{CDC_DELETED_AT}":"{updated_at}"'
-    return f"{before}{lsn}{behind}"
+def snapshot_tail(lsn: int, updated_at: str, *, has_position: bool) -> str:
+    """The meta columns of a row of a snapshot that began at ``lsn``; its position is (that, 0)."""
+    before, behind = around_lsn(updated_at, lsn if has_position else None)
+    return f"{before}{lsn}{behind}{0 if has_position else ''}"
 
 
-def tail_around_lsn(updated_at: str) -> tuple[str, str]:
-    """What stands before and behind the LSN in the tail of a row that was not deleted: once per transaction."""
-    return f',"{CDC_UPDATED_AT}":"{updated_at}","{CDC_LSN}":', f',"{CDC_DELETED_AT}":null'
+def around_lsn(updated_at: str, commit_lsn: int | None, *, deleted: bool = False) -> tuple[str, str]:
+    """What stands before and behind the LSN in the meta columns of a transaction's rows.
+
+    With ``commit_lsn`` the position is among them, and the row's number belongs behind.
+    """
+    deleted_at = f'"{updated_at}"' if deleted else "null"
+    position = f',"{CDC_COMMIT_LSN}":{commit_lsn},"{CDC_ORDINAL}":' if commit_lsn is not None else ""
+    return f',"{CDC_UPDATED_AT}":"{updated_at}","{CDC_LSN}":', f',"{CDC_DELETED_AT}":{deleted_at}{position}'
 
 
 def commit_time(commit_us: int) -> str:

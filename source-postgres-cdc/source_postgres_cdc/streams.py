@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
-from source_postgres_cdc.discover import META_COLUMNS
+from source_postgres_cdc.discover import META_COLUMNS, POSITION_COLUMNS
 from source_postgres_cdc.state import StreamIdentity
 from source_postgres_cdc.tables import Column, Membership, Table
 
@@ -117,13 +117,13 @@ def _selected(entry: ConfiguredStream, table: Table, is_followed: bool) -> tuple
             remedy="Grant SELECT on them, or refresh the catalog.",
             stream=entry.id,
         )
-    if taken := sorted(found & META_COLUMNS.keys()):
+    if taken := sorted(found & (META_COLUMNS.keys() | POSITION_COLUMNS.keys())):
         raise ConfigError(
             f"The table {_shown(entry.id)} has columns that are named like this connector's own: {', '.join(taken)}.",
             remedy="Rename them.",
             stream=entry.id,
         )
-    if gone := [name for name in wanted if name not in found and name not in META_COLUMNS]:
+    if gone := [name for name in wanted if name not in found | META_COLUMNS.keys() | POSITION_COLUMNS.keys()]:
         log.warning("%s: columns of the catalog that are not read: %s", _shown(entry.id), ", ".join(sorted(gone)))
     if wanted and (unknown := [column.name for column in table.columns if column.name not in wanted]):
         log.info("%s: columns that the catalog does not select: %s", _shown(entry.id), ", ".join(unknown))

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from source_postgres_cdc.core.pgoutput import UNCHANGED, ProtocolError
-from source_postgres_cdc.core.plan import CopyPlan, PlanColumn, SlowRow, TuplePlan, render_values
+from source_postgres_cdc.core.plan import CopyPlan, PlanColumn, render_values
+from source_postgres_cdc.core.tuples import SlowRow, TuplePlan
 from source_postgres_cdc.core.values import Kind
 
 from . import frames
@@ -17,6 +18,7 @@ from .test_values import escaped
 
 HEAD = '{"type":"RECORD","record":{"stream":"t","emitted_at":1,"data":{'
 TAIL = ',"_ab_cdc_lsn":7'
+OID = 5
 
 COLUMNS = [
     PlanColumn("id", Kind.INTEGER),
@@ -51,7 +53,7 @@ def test_copy_and_stream_and_the_slow_way_give_the_same_bytes(rows):
     rendered, count = CopyPlan(COLUMNS).render(copy_chunk(rows), HEAD, TAIL)
     assert count == len(rows)
     assert rendered.decode("latin-1") == "".join(slow)
-    plan = TuplePlan(COLUMNS)
+    plan = TuplePlan(COLUMNS, OID)
     for row, expected in zip(rows, slow, strict=True):
         try:
             line = plan.render_new(frames.insert(5, row), 6, HEAD, TAIL)
@@ -77,12 +79,12 @@ def test_a_line_holds_the_row(row):
 
 def test_an_ordinary_row_goes_the_fast_way():
     row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}"]
-    line = TuplePlan(COLUMNS).render_new(frames.insert(5, row), 6, HEAD, TAIL)
+    line = TuplePlan(COLUMNS, OID).render_new(frames.insert(5, row), 6, HEAD, TAIL)
     assert json.loads(line)["record"]["data"]["at"] == "2024-01-02T03:04:05.000000Z"
 
 
 def test_an_unchanged_value_is_left_out_and_said_so():
-    line = TuplePlan(COLUMNS).render_values(["1", UNCHANGED, None, UNCHANGED, None, None, None], HEAD, TAIL)
+    line = TuplePlan(COLUMNS, OID).render_values(["1", UNCHANGED, None, UNCHANGED, None, None, None], HEAD, TAIL)
     record = json.loads(line)["record"]
     assert [change["reason"] for change in record["meta"]["changes"]] == ["SOURCE_RETRIEVAL_ERROR"]
     assert set(record["data"]) == {"id", "amount", "at", "ok", "list", "_ab_cdc_lsn"}
@@ -105,4 +107,4 @@ def test_a_tuple_cut_anywhere_never_goes_the_fast_way(row):
     frame = frames.insert(5, row)
     for end in range(6, len(frame)):
         with pytest.raises((SlowRow, ProtocolError)):
-            TuplePlan(COLUMNS).render_new(frame[:end], 6, HEAD, TAIL)
+            TuplePlan(COLUMNS, OID).render_new(frame[:end], 6, HEAD, TAIL)

@@ -59,7 +59,6 @@ def test_airbyte_configurations_are_accepted(more):
         ({"jdbc_url_params": "a=b"}, "jdbc_url_params"),
         ({"truncate_handling": "propagate"}, "truncate_handling"),
         ({"tables": "public.a b.c"}, "whitelist"),
-        ({"replication_method": {"emit_position": True}}, "emit_position"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(more, word):

@@ -10,8 +10,7 @@ with a leading comma. Both are made by the caller, once per snapshot chunk or ch
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,6 @@ _SPECIAL = bytes(set(range(32)) - {0x09, 0x0A}) + b'"\\'
 _HUGE_CHUNK = 1 << 23
 
 CopyFunction = Callable[[list[str], str, str], list[str]]
-TupleFunction = Callable[[bytes, int, str, str], str]
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,6 @@ class PlanColumn:
             return "null"
 
 
-class SlowRow(Exception):
-    """The generated code met something rare; the caller takes the slow way."""
-
-
 class CopyPlan:
     """Renders lines of COPY text; the columns are those of the COPY, in its order."""
 
@@ -94,28 +88,6 @@ class CopyPlan:
         if len(row) != len(self._columns):
             raise ProtocolError("a COPY line with another number of columns")
         return render_values(self._columns, row, head, tail)
-
-
-class TuplePlan:
-    """Renders tuples of pgoutput; the columns are those of the RELATION message, in its order."""
-
-    def __init__(self, columns: Sequence[PlanColumn]) -> None:
-        self.columns = tuple(columns)
-        self._new: TupleFunction = _tuple_function(self.columns)
-
-    def render_new(self, frame: bytes, at: int, head: str, tail: str) -> str:
-        """The tuple that ends ``frame``, starting at ``at``, as a RECORD line. Raises SlowRow, ProtocolError."""
-        try:
-            return self._new(frame, at, head, tail)
-        except (Unrepresentable, IndexError, ValueError, struct.error):
-            # A value out of the ordinary or a broken frame: the slow way tells which.
-            raise SlowRow from None
-
-    def render_values(self, row: Sequence[RawValue], head: str, tail: str) -> str:
-        """A split tuple as a RECORD line."""
-        if len(row) != len(self.columns):
-            raise ProtocolError("a tuple with another number of columns than its relation")
-        return render_values(self.columns, row, head, tail)
 
 
 def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: str, tail: str) -> str:
@@ -166,7 +138,8 @@ def _json_key(field: str) -> str:
 # every constant has a name in the scope.
 
 
-def _compile(lines: list[str], columns: Sequence[PlanColumn]) -> dict[str, Any]:
+def compiled(lines: list[str], columns: Sequence[PlanColumn], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The functions that ``lines`` define, for ``columns``; ``more`` are names that they use."""
     scope: dict[str, Any] = {
         "quote": values.quote,
         "unescape": copytext.unescape,
@@ -176,9 +149,6 @@ def _compile(lines: list[str], columns: Sequence[PlanColumn]) -> dict[str, Any]:
         "timetz": values.timetz,
         "timestamp": values.timestamp,
         "timestamptz": values.timestamptz,
-        "SlowRow": SlowRow,
-        "u16": struct.Struct(">H").unpack_from,
-        "u32": struct.Struct(">I").unpack_from,
         "TAB": "\t",
         "BACKSLASH": "\\",
         "NINE": "9",
@@ -188,12 +158,13 @@ def _compile(lines: list[str], columns: Sequence[PlanColumn]) -> dict[str, Any]:
         "NULL": "null",
         "N": copytext.NULL,
     }
+    scope |= more or {}
     scope |= {f"array{i}": column.json for i, column in enumerate(columns) if column.kind is Kind.ARRAY}
     exec(compile("\n".join(lines), "<row plan>", "exec"), scope)  # noqa: S102 - our own text; names are escaped
     return scope
 
 
-def _expression(column: PlanColumn, name: str, index: int) -> str:
+def expression(column: PlanColumn, name: str, index: int) -> str:
     """The expression of the JSON of the non-null text in ``name``."""
     match column.kind:
         case Kind.INTEGER:
@@ -214,7 +185,7 @@ def _clean_piece(column: PlanColumn, index: int) -> str:
     """The f-string piece of a value that is neither NULL nor holds anything to be escaped."""
     if column.kind in (Kind.TEXT, Kind.PLAIN):
         return f'"{{c{index}}}"'
-    return f"{{{_expression(column, f'c{index}', index)}}}"
+    return f"{{{expression(column, f'c{index}', index)}}}"
 
 
 def _quoted_piece(column: PlanColumn, index: int) -> str:
@@ -225,14 +196,14 @@ def _quoted_piece(column: PlanColumn, index: int) -> str:
 def _nullable_piece(column: PlanColumn, index: int) -> str:
     """The f-string piece of any value."""
     name = f"c{index}"
-    expression = f"({_expression(column, name, index)})"
+    bare = f"({expression(column, name, index)})"
     if column.kind in (Kind.TEXT, Kind.ARRAY):
-        escaped = f"({_expression(column, f'unescape({name})', index)})"
-        return f"{{{expression} if BACKSLASH not in {name} else NULL if {name} == N else {escaped}}}"
-    return f"{{{expression} if {name} != N else NULL}}"
+        escaped = f"({expression(column, f'unescape({name})', index)})"
+        return f"{{{bare} if BACKSLASH not in {name} else NULL if {name} == N else {escaped}}}"
+    return f"{{{bare} if {name} != N else NULL}}"
 
 
-def _line(columns: Sequence[PlanColumn], pieces: Sequence[str]) -> str:
+def line_of(columns: Sequence[PlanColumn], pieces: Sequence[str]) -> str:
     """The f-string of a finished line, from the pieces of its values."""
     parts = ["{H}"]
     separator = ""
@@ -254,9 +225,9 @@ def _copy_functions(columns: Sequence[PlanColumn]) -> dict[str, Any]:
     unpack = f"{target} = line.split(TAB)" if columns else "pass"
 
     def line(piece: Callable[[PlanColumn, int], str]) -> str:
-        return _line(columns, [piece(column, i) for i, column in enumerate(columns)])
+        return line_of(columns, [piece(column, i) for i, column in enumerate(columns)])
 
-    return _compile(
+    return compiled(
         [
             "def clean(lines, H, T):",
             "    out = []",
@@ -276,28 +247,3 @@ def _copy_functions(columns: Sequence[PlanColumn]) -> dict[str, Any]:
         ],
         columns,
     )
-
-
-def _tuple_function(columns: Sequence[PlanColumn]) -> TupleFunction:
-    lines = [
-        "def new(f, p, H, T):",
-        f"    if u16(f, p)[0] != {len(columns)}: raise SlowRow",
-        "    s = f.decode('latin-1')",
-        "    p += 2",
-    ]
-    for i, column in enumerate(columns):
-        lines += [
-            "    k = f[p]",
-            "    if k == 116:",
-            # Nearly every length fits one byte: comparing is cheaper than unpacking.
-            "        q = p + 5; p = q + (f[p + 4] if f[p + 1:p + 4] == b'\\0\\0\\0' else u32(f, p + 1)[0])",
-        ]
-        if column.field is not None:
-            lines += [f"        c{i} = s[q:p]", f"        c{i} = {_expression(column, f'c{i}', i)}"]
-        lines += ["    elif k == 110:", f"        p += 1; c{i} = NULL", "    else: raise SlowRow"]
-    lines += [
-        "    if p != len(f): raise SlowRow",
-        f"    return {_line(columns, [f'{{c{i}}}' for i in range(len(columns))])}",
-    ]
-    function: TupleFunction = _compile(lines, columns)["new"]
-    return function

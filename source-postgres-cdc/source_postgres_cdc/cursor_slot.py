@@ -1,0 +1,37 @@
+"""The cursor: a temporary copy of the anchor, made and used in one session, and gone with it.
+
+Nothing that a driver, a crash or a keep-alive confirms on it moves the anchor, and a killed sync never leaves the
+anchor "active for PID" (design section 3, "An anchor and a cursor").
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from psycopg2 import errors
+
+from airbyte_pg.errors import ConfigError
+
+
+class CopyImpossible(Exception):
+    """The server is older than 12, or has no free slot: the anchor itself must be read."""
+
+
+def copy(cursor: Any, anchor: str) -> str:
+    """Copy ``anchor`` in the session of ``cursor`` (a psycopg2 cursor) and return the copy's name.
+
+    Raises CopyImpossible, and ConfigError where the user may not.
+    """
+    name = f"airbyte_cursor_{os.getpid()}_{time.time_ns() & 0xFFFFFFFF:x}"
+    try:
+        cursor.execute("select pg_copy_logical_replication_slot(%s, %s, true)", (anchor, name))
+    except (errors.ConfigurationLimitExceeded, errors.UndefinedFunction) as error:
+        raise CopyImpossible from error
+    except errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            "The database user may not read a replication slot.",
+            remedy=f'Run: ALTER ROLE "{cursor.connection.info.user}" REPLICATION;',
+        ) from error
+    return name
