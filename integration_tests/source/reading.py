@@ -11,16 +11,15 @@ from integration_tests.support.catalogs import configured
 from integration_tests.support.connector import SOURCE, Outcome
 from integration_tests.support.databases import Database
 
+# Keys of the configuration's top level; all others belong to the replication method.
+_TOP = ("schemas", "schema", "tables", "create_if_missing", "initial_load", "transport", "emit_position")
+
 
 def config(database: Database, **replication: Any) -> dict[str, Any]:
     """A configuration whose slot is the database's own: slots are unique in a server."""
     method = {"method": "CDC", "replication_slot": slot_of(database), "publication": "airbyte_publication"}
     top: dict[str, Any] = {"schemas": ["public"]}
-    top |= {
-        key: replication.pop(key)
-        for key in ("schemas", "schema", "tables", "create_if_missing", "initial_load")
-        if key in replication
-    }
+    top |= {key: replication.pop(key) for key in _TOP if key in replication}
     return database.config(**top, replication_method={**method, **replication})
 
 

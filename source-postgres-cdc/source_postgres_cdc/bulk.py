@@ -28,11 +28,11 @@ from source_postgres_cdc.core.blocks import Block, blocks
 from source_postgres_cdc.slices import Slices, Writer
 from source_postgres_cdc.snapshot import Sink
 
-# The first window is small, so that rendering begins soon. Each is as large as what is decoded again before it, so the
-# whole work stays below twice that of one call; the limit on that bounds the server's tuplestore too.
+# The first window is small, so that rendering begins soon. Decoding again costs a seventh of decoding; a window is at
+# least half of what is decoded again before it, so that adds a third at most. The limit bounds the tuplestore too.
 _FIRST_WINDOW = 8 << 20
 _WINDOW = 32 << 20
-_MOST_AGAIN = 256 << 20
+_MOST_AGAIN = 512 << 20
 
 # psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk.
 _CHUNK = 1 << 20
@@ -62,8 +62,12 @@ class BulkReader:
         self.position = start
         self._session = session
         self._stall_limit_s = stall_limit_s
-        with session.cursor() as cursor:
-            self._slot = cursor_slot.copy(cursor, anchor)
+        try:
+            with session.cursor() as cursor:
+                self._slot = cursor_slot.copy(cursor, anchor)
+        except BaseException:
+            session.close()
+            raise
         self._publication = publication
         self._slices = Slices()
         self._fetching: threading.Thread | None = None
@@ -124,7 +128,7 @@ class BulkReader:
             if again > _MOST_AGAIN and self._is_bounded:
                 log.info("%d MB of WAL would be decoded again: streaming goes on", again >> 20)
                 return
-            upto = min(fence, self._confirmed + max(size, again))
+            upto = min(fence, self._confirmed + max(size, again // 2))
             before = self._confirmed
             try:
                 self._copy(upto)

@@ -11,6 +11,7 @@ from source_postgres_cdc import server
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.bulk import BulkReader
 from source_postgres_cdc.changes import Changes
+from source_postgres_cdc.cursor_slot import CopyImpossible
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.replication import ChangeStream
 from source_postgres_cdc.server import Server
@@ -71,7 +72,10 @@ class Following:
         arguments = (settings.slot, settings.publication, start, limit_s)
         if self._is_bulk(end - start):
             is_bounded = settings.transport == "auto"
-            return BulkReader(server.open_session(settings), *arguments, is_bounded=is_bounded)
+            try:
+                return BulkReader(server.open_session(settings), *arguments, is_bounded=is_bounded)
+            except CopyImpossible:
+                self._has_bulk = False
         return ChangeStream(server.open_replication_session(settings, self._server), *arguments)
 
     def _is_bulk(self, backlog: int) -> bool:

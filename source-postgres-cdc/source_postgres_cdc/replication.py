@@ -1,7 +1,8 @@
-"""The stream transport: a temporary copy of the anchor, read over the streaming replication protocol."""
+"""The stream transport: a temporary copy of the anchor (else the anchor itself) over the replication protocol."""
 
 from __future__ import annotations
 
+import logging
 import select
 import struct
 import time
@@ -16,6 +17,8 @@ from airbyte_pg.errors import TransientError
 from source_postgres_cdc import cursor_slot, lsn
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core import pgoutput
+from source_postgres_cdc.cursor_slot import CopyImpossible
+from source_postgres_cdc.raw_cursor import RawCursor
 
 _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
 # While there is nothing to read the server is asked this often how far it has decoded: soon at first, then less often.
@@ -23,6 +26,8 @@ _SHORTEST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
 
 Frame = tuple[int, bytes]
+
+log = logging.getLogger(__name__)
 
 
 class ChangeStream:
@@ -34,12 +39,17 @@ class ChangeStream:
 
     def __init__(self, session: Connection, anchor: str, publication: str, start: int, stall_limit_s: float) -> None:
         self.position = start
-        self._start = start
         self._session = session
         self._stall_limit_s = stall_limit_s
-        self._cursor: Any  # a ReplicationCursor
+        self._cursor: Any  # a ReplicationCursor, or what reads like one
         self._cursor = session.cursor()
-        name = cursor_slot.copy(self._cursor, anchor)
+        try:
+            name = cursor_slot.copy(self._cursor, anchor)
+        except CopyImpossible:
+            # The driver answers keep-alives with positions of its own, which would move the anchor.
+            self._cursor = RawCursor(session)
+            name = anchor
+            log.info("no copy of the slot %s can be made: it is read itself, and not moved", anchor)
         self._cursor.start_replication_expert(
             SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
                 sql.name(name),
@@ -54,6 +64,7 @@ class ChangeStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._cursor.close()
         self._session.close()
 
     def follow(self, fence: int, changes: Changes) -> Iterator[int]:
@@ -115,7 +126,8 @@ class _Asking:
         """Until the socket is readable, or it is time to ask again."""
         now = time.monotonic()
         if now - self._asked_at >= self._pause_s:
-            self._cursor.send_feedback(reply=True)
+            # What was read, so that a server that shuts down need not wait for us; the driver's to confirm or not.
+            self._cursor.send_feedback(write_lsn=self._cursor.wal_end, reply=True)
             self._asked_at = now
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
         if select.select([self._socket], [], [], self._pause_s)[0]:

@@ -76,7 +76,8 @@ def open_replication_session(settings: SourceSettings, server: Server) -> Connec
     pinned = {**RENDERING, **_SERVER_KEEPALIVES, **_later(server.version)}
     if server.version >= 120000:
         # While our stdout is blocked by a slow destination nobody answers keep-alives; a dead peer is noticed by TCP.
-        pinned["wal_sender_timeout"] = "0"
+        # Not for ever: a server that shuts down waits for its senders.
+        pinned["wal_sender_timeout"] = "15min"
     return connect(settings, application_name=APPLICATION_NAME, server_settings=pinned, replication=True)
 
 

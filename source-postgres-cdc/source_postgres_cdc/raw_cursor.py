@@ -1,0 +1,151 @@
+"""A replication cursor that never confirms a position: libpq's own functions on a connection of the driver's.
+
+psycopg2 answers keep-alives with the position that it has received, which is right for a temporary slot and would move
+the anchor past what a destination has committed (tried: an unread slot moved in 4 s). Here ``flush`` is always 0,
+"nothing to say" (PostgreSQL documentation 55.4, "Standby status update").
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2 import errors
+from psycopg2.sql import Composable
+
+from airbyte_pg.connect import Connection
+
+# On servers before 12 nobody can lengthen wal_sender_timeout for one session: while the output is blocked, somebody
+# else must answer.
+_ANSWER_S = 5.0
+# A reader that has just ended is still there for a moment.
+_BUSY_S = 30.0
+_PAUSE_S = 0.05
+
+# Microseconds since 2000-01-01.
+_EPOCH_S = 946_684_800
+_STATUS = struct.Struct(">cQQQqB").pack
+_DATA = struct.Struct(">cQQq")
+_KEEPALIVE = struct.Struct(">cQqB")
+
+
+@dataclass(frozen=True)
+class Message:
+    """XLogData, in the shape of psycopg2's message."""
+
+    data_start: int
+    payload: bytes
+
+
+class RawCursor:
+    """As much of psycopg2's ReplicationCursor as the stream uses; ``session`` is in nobody else's hands meanwhile."""
+
+    def __init__(self, session: Connection) -> None:
+        self.connection = session
+        self.wal_end = 0
+        self._libpq = _libpq()
+        self._connection = ctypes.c_void_p(session.pgconn_ptr)
+        self._lock = threading.Lock()
+        self._is_closed = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def start_replication_expert(self, command: Composable, *, decode: bool) -> None:
+        """Begin; waits for a moment while the slot is in use. Raises psycopg2.Error."""
+        deadline = time.monotonic() + _BUSY_S
+        cursor: Any = self.connection.cursor()
+        while True:
+            try:
+                cursor.start_replication_expert(command, decode=decode)
+                break
+            except errors.ObjectInUse:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+        self._keeper = threading.Thread(target=self._keep, name="keep-alive", daemon=True)
+        self._keeper.start()
+
+    def close(self) -> None:
+        """End the thread that answers; the session is the caller's."""
+        self._is_closed.set()
+        if self._keeper is not None:
+            self._keeper.join()
+
+    def read_message(self) -> Message | None:
+        """The next message, None where none has come yet. Raises psycopg2.OperationalError."""
+        with self._lock:
+            while True:
+                data = self._received()
+                if data is None:
+                    return None
+                if data[:1] == b"w":
+                    _, start, self.wal_end, _ = _DATA.unpack_from(data)
+                    return Message(start, data[_DATA.size :])
+                _, self.wal_end, _, asks = _KEEPALIVE.unpack_from(data)
+                if asks:
+                    self._answer(asks=False)
+
+    def send_feedback(self, *, write_lsn: int = 0, reply: bool) -> None:
+        """Say how far we have read, never that anything is done with; ``reply``: the server shall answer."""
+        with self._lock:
+            self._answer(asks=reply)
+
+    def _keep(self) -> None:
+        while not self._is_closed.wait(_ANSWER_S):
+            with self._lock:
+                self._answer(asks=False)
+
+    def _received(self) -> bytes | None:
+        buffer = ctypes.c_void_p()
+        for may_read in (True, False):
+            size = self._libpq.PQgetCopyData(self._connection, ctypes.byref(buffer), 1)
+            if size > 0:
+                data = ctypes.string_at(buffer, size)
+                self._libpq.PQfreemem(buffer)
+                return data
+            if size < 0:
+                raise self._failure()
+            if may_read and not self._libpq.PQconsumeInput(self._connection):
+                raise self._failure()
+        return None
+
+    def _answer(self, *, asks: bool) -> None:
+        now = int((time.time() - _EPOCH_S) * 1_000_000)
+        status = _STATUS(b"r", self.wal_end, 0, 0, now, asks)
+        # Not sent at once where the server does not read; it will be with the next one.
+        if self._libpq.PQputCopyData(self._connection, status, len(status)) == 1:
+            self._libpq.PQflush(self._connection)
+
+    def _failure(self) -> psycopg2.Error:
+        # After CommandComplete or an error the result says which.
+        result = ctypes.c_void_p(self._libpq.PQgetResult(self._connection))
+        said = self._libpq.PQresultErrorMessage(result) or self._libpq.PQerrorMessage(self._connection)
+        self._libpq.PQclear(result)
+        return psycopg2.OperationalError((said or b"the server has ended the stream").decode(errors="replace"))
+
+
+@functools.cache
+def _libpq() -> ctypes.CDLL:
+    """The libpq that the driver itself is linked with (psycopg2 documentation, ``connection.pgconn_ptr``)."""
+    library = ctypes.CDLL(psycopg2._psycopg.__file__)
+    pointer, size = ctypes.c_void_p, ctypes.c_int
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "PQgetCopyData": (size, [pointer, ctypes.POINTER(pointer), size]),
+        "PQputCopyData": (size, [pointer, ctypes.c_char_p, size]),
+        "PQconsumeInput": (size, [pointer]),
+        "PQflush": (size, [pointer]),
+        "PQfreemem": (None, [pointer]),
+        "PQgetResult": (pointer, [pointer]),
+        "PQclear": (None, [pointer]),
+        "PQresultErrorMessage": (ctypes.c_char_p, [pointer]),
+        "PQerrorMessage": (ctypes.c_char_p, [pointer]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
