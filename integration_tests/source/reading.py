@@ -13,6 +13,8 @@ from integration_tests.support.databases import Database
 
 # Keys of the configuration's top level; all others belong to the replication method.
 _TOP = ("schemas", "schema", "tables", "create_if_missing", "initial_load", "transport", "emit_position")
+# The two ways to read changes; which one is taken is otherwise the source's choice.
+TRANSPORTS = ("stream", "bulk")
 
 
 def config(database: Database, **replication: Any) -> dict[str, Any]:
@@ -74,5 +76,10 @@ def confirmed(database: Database) -> str:
 
 def position(outcome: Outcome) -> str:
     """The position in an outcome's last state."""
-    found: str = outcome.states[-1]["global"]["shared_state"]["cdc"]["lsn"]
+    return position_in(outcome.states[-1])
+
+
+def position_in(state: dict[str, Any]) -> str:
+    """The position that a state holds."""
+    found: str = state["global"]["shared_state"]["cdc"]["lsn"]
     return found

@@ -1,0 +1,322 @@
+"""Random writers over a handful of tables, each drawn from a seed: what real applications do to a table, and more.
+
+Every writer draws from its own random.Random; how their transactions interleave is the machine's to decide, so a seed
+makes a failure likely to come again, not certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+
+from integration_tests.support.databases import Database
+from integration_tests.support.pgserver import wait_until
+
+WRITERS = 4
+ROWS = 2000
+# Keys are drawn from a wider range than there are rows: some statements find nothing, some find room to insert.
+KEYS = ROWS * 3 // 2
+DOCUMENTS = 60
+# Long enough to be stored out of line and to stay so: an update that leaves it alone does not log it.
+BODY_REPEATS = 250
+
+# Table -> columns as text that must read the same at the source and at the destination.
+FOLLOWED = {
+    "accounts": "id::text, balance::text, coalesce(note, '-'), at::timestamptz::text",
+    "transfers": "account::text, nr::text, amount::text",
+    "documents": "id::text, version::text, title, md5(body)",
+    "journal": "id::text, writer::text, amount::text",
+    "counters": "id::text, version::text",
+}
+# Selected only by a later sync.
+LATE = {"late": "id::text, version::text"}
+
+_TABLES = f"""
+create table accounts (id int primary key, balance numeric not null, note text, at timestamptz not null);
+create table transfers (account int, nr int, amount numeric not null, primary key (account, nr));
+create table documents (id int primary key, version int not null, title text, body text);
+alter table documents alter body set storage external;
+create table journal (id bigserial primary key, writer int not null, amount numeric not null);
+create table counters (id int primary key, version int not null);
+create table late (id int primary key, version int not null);
+create table unselected (id bigserial primary key, filler text);
+create table unpublished (id bigserial primary key, filler text);
+insert into accounts select i, 100, null, now() from generate_series(1, {ROWS}) i;
+insert into transfers select i, 0, 100 from generate_series(1, {ROWS}) i;
+insert into documents select i, 0, 'title ' || i, repeat(md5(i::text), {BODY_REPEATS}) from generate_series(1, {DOCUMENTS}) i;
+insert into counters select i, 1 from generate_series(1, {ROWS // 10}) i;
+insert into late select i, 1 from generate_series(1, {ROWS // 10}) i;
+"""  # noqa: E501
+
+_NOTES = [None, "x", 'a "quoted" \\ note\n', "\t", "é€😀"]
+# An expected end of a statement among concurrent writers: the transaction is rolled back, the writer goes on.
+_LOST_RACES = (
+    psycopg2.errors.UniqueViolation,
+    psycopg2.errors.LockNotAvailable,
+    psycopg2.errors.DeadlockDetected,
+)
+
+
+def create_tables(database: Database, seed: int) -> None:
+    """The tables with their first rows; with every other seed decoding has little memory and goes over the disk."""
+    database.execute(_TABLES)
+    if seed % 2 and database.server.major >= 13:
+        database.execute(f"alter database {database.name} set logical_decoding_work_mem = '64kB'")
+
+
+class Writer(threading.Thread):
+    """Commits, rolls back and prepares transactions drawn from its seed until it is told to stop."""
+
+    def __init__(self, database: Database, number: int, seed: int) -> None:
+        super().__init__(name=f"writer {number} of seed {seed}", daemon=True)
+        self._database = database
+        self._number = number
+        self._draw = random.Random(f"{seed}/{number}")
+        self._stop_asked = threading.Event()
+        self.over = 0
+        self.lost_races = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            session = self._database.connect(application_name=self.name)
+            with contextlib.closing(session), session.cursor() as cursor:
+                # A writer that idles in its transaction holds locks: who meets them gives up.
+                cursor.execute("set lock_timeout = '100ms'")
+                while not self._stop_asked.is_set():
+                    self._attempt(cursor)
+                    self.over += 1
+                    self._stop_asked.wait(self._draw.expovariate(1 / 0.01))
+        except BaseException as error:  # noqa: BLE001 - shown by Workload.stop()
+            self.failure = error
+
+    def ask_to_stop(self) -> None:
+        """Let the transaction under way be the last."""
+        self._stop_asked.set()
+
+    def _attempt(self, cursor: Any) -> None:
+        try:
+            self._transaction(cursor)
+        except _LOST_RACES:
+            self.lost_races += 1
+            cursor.execute("rollback")
+
+    def _transaction(self, cursor: Any) -> None:
+        draw = self._draw
+        cursor.execute("begin")
+        if draw.random() < 0.005:
+            _write_much(cursor, draw, self._number)
+        for _ in range(draw.choice([1, 1, 2, 5, 20])):
+            self._step(cursor)
+            if draw.random() < 0.01:
+                # Open for a while: others begin and commit meanwhile, syncs begin and end.
+                self._stop_asked.wait(draw.uniform(0.05, 0.5))
+        ending = draw.random()
+        if ending < 0.15:
+            cursor.execute("rollback")
+        elif ending < 0.20:
+            self._commit_prepared(cursor)
+        else:
+            cursor.execute("commit")
+
+    def _step(self, cursor: Any) -> None:
+        draw = self._draw
+        (operation,) = draw.choices(_OPERATIONS, _WEIGHTS)
+        if draw.random() < 0.8:
+            operation(cursor, draw, self._number)
+            return
+        cursor.execute("savepoint s")
+        try:
+            operation(cursor, draw, self._number)
+        except _LOST_RACES:
+            cursor.execute("rollback to savepoint s")
+            return
+        cursor.execute(draw.choice(["rollback to savepoint s", "release savepoint s"]))
+
+    def _commit_prepared(self, cursor: Any) -> None:
+        gid = f"{self._database.name} {self._number} {self.over}"
+        cursor.execute("prepare transaction %s", (gid,))
+        self._stop_asked.wait(self._draw.uniform(0, 0.2))
+        cursor.execute("rollback prepared %s" if self._draw.random() < 0.2 else "commit prepared %s", (gid,))
+
+
+class Workload:
+    """Four writers that run from ``with`` on; a failure of one is raised at its end."""
+
+    def __init__(self, database: Database, seed: int) -> None:
+        self._writers = [Writer(database, number, seed) for number in range(WRITERS)]
+
+    def __enter__(self) -> Workload:
+        for writer in self._writers:
+            writer.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def wait_for_transactions(self, count: int) -> None:
+        """Until ``count`` more transactions are over: something for the next sync to read."""
+        goal = self._over() + count
+        wait_until(lambda: self._over() >= goal or self._has_failed(), 60, "the writers go on")
+
+    def stop(self) -> None:
+        """Wait until the last transactions are over."""
+        for writer in self._writers:
+            writer.ask_to_stop()
+        for writer in self._writers:
+            writer.join(60)
+        assert [writer.failure for writer in self._writers] == [None] * WRITERS
+        assert not any(writer.is_alive() for writer in self._writers)
+
+    def __str__(self) -> str:
+        return f"{self._over()} transactions, {sum(writer.lost_races for writer in self._writers)} lost a race"
+
+    def _over(self) -> int:
+        return sum(writer.over for writer in self._writers)
+
+    def _has_failed(self) -> bool:
+        return any(writer.failure is not None or not writer.is_alive() for writer in self._writers)
+
+
+def _key(draw: random.Random, number: int, keys: int = KEYS) -> int:
+    # Mostly a writer's own rows, so that transactions of many steps seldom meet; now and then anybody's.
+    key = draw.randint(1, keys)
+    return key if draw.random() < 0.1 else key - key % WRITERS + number
+
+
+def _transfer(cursor: Any, draw: random.Random, number: int) -> None:
+    account, amount = _key(draw, number), draw.randint(-9999, 9999) / 100
+    cursor.execute(
+        "update accounts set balance = balance + %s, note = %s, at = clock_timestamp() where id = %s",
+        (amount, draw.choice(_NOTES), account),
+    )
+    cursor.execute(
+        "insert into transfers select %s, coalesce(max(nr), 0) + 1, %s from transfers where account = %s",
+        (account, amount, account),
+    )
+
+
+def _open_account(cursor: Any, draw: random.Random, number: int) -> None:
+    cursor.execute(
+        "insert into accounts values (%s, %s, 'new', now()) on conflict (id) do nothing",
+        (_key(draw, number), draw.randint(0, 10**12) / 1000),
+    )
+
+
+def _close_account(cursor: Any, draw: random.Random, number: int) -> None:
+    account = _key(draw, number)
+    cursor.execute("delete from transfers where account = %s", (account,))
+    cursor.execute("delete from accounts where id = %s", (account,))
+
+
+def _reopen_account(cursor: Any, draw: random.Random, number: int) -> None:
+    account = _key(draw, number)
+    cursor.execute("delete from accounts where id = %s", (account,))
+    cursor.execute("insert into accounts values (%s, 1, 'again', now())", (account,))
+
+
+def _move_keys(cursor: Any, draw: random.Random, number: int) -> None:
+    account = _key(draw, number)
+    cursor.execute(
+        "update accounts a set id = id + 10000 where id = %s"
+        " and not exists (select from accounts b where b.id = a.id + 10000)",
+        (account,),
+    )
+    cursor.execute("update transfers set nr = nr + 10000 where account = %s and nr < 10000", (account,))
+
+
+def _move_document(cursor: Any, draw: random.Random, number: int) -> None:
+    # There and back again: a key that was left is used anew, by a row whose body is not logged.
+    document = _key(draw, number, DOCUMENTS)
+    cursor.execute(
+        "update documents set id = case when id > 1000 then id - 1000 else id + 1000 end where id = %s"
+        " or id = %s + 1000",
+        (document, document),
+    )
+
+
+def _retitle(cursor: Any, draw: random.Random, number: int) -> None:
+    cursor.execute(
+        "update documents set version = version + 1, title = %s where id = %s",
+        (draw.choice(_NOTES), _key(draw, number, DOCUMENTS)),
+    )
+
+
+def _rewrite(cursor: Any, draw: random.Random, number: int) -> None:
+    cursor.execute(
+        "update documents set version = version + 1, body = repeat(md5(%s), %s) where id = %s",
+        (str(draw.random()), BODY_REPEATS, _key(draw, number, DOCUMENTS)),
+    )
+
+
+def _replace_document(cursor: Any, draw: random.Random, number: int) -> None:
+    document = _key(draw, number, DOCUMENTS)
+    cursor.execute("delete from documents where id in (%s, %s + 1000)", (document, document))
+    cursor.execute(
+        "insert into documents values (%s, 0, 'replaced', repeat(md5(%s), %s))",
+        (document, str(draw.random()), BODY_REPEATS),
+    )
+
+
+def _note(cursor: Any, draw: random.Random, number: int) -> None:
+    cursor.execute(
+        "insert into journal (writer, amount) select %s, i from generate_series(1, %s) i",
+        (number, draw.choice([1, 1, 1, 10])),
+    )
+
+
+def _count(table: str) -> Callable[[Any, random.Random, int], None]:
+    def operation(cursor: Any, draw: random.Random, number: int) -> None:
+        cursor.execute(
+            f"insert into {table} as t values (%s, 1) on conflict (id) do update set version = t.version + 1",
+            (_key(draw, number, ROWS // 10),),
+        )
+
+    return operation
+
+
+def _forget(table: str) -> Callable[[Any, random.Random, int], None]:
+    def operation(cursor: Any, draw: random.Random, number: int) -> None:
+        cursor.execute(f"delete from {table} where id = %s", (_key(draw, number, ROWS // 10),))
+
+    return operation
+
+
+def _write_elsewhere(cursor: Any, draw: random.Random, number: int) -> None:
+    table = draw.choice(["unselected", "unpublished"])
+    cursor.execute(f"insert into {table} (filler) values (repeat('x', %s))", (draw.randint(1, 3000),))
+    cursor.execute(f"update {table} set filler = 'y' where id = %s", (draw.randint(1, 100),))
+
+
+def _write_much(cursor: Any, draw: random.Random, number: int) -> None:
+    rows = draw.randint(2000, 4000)
+    cursor.execute("insert into journal (writer, amount) select %s, i from generate_series(1, %s) i", (number, rows))
+    # More than the room that decoding has in memory on servers before 13 (4096 changes of a transaction).
+    cursor.execute("insert into unselected (filler) select 'large' from generate_series(1, %s)", (rows,))
+    cursor.execute("update counters set version = version + 1 where id %% %s = %s", (WRITERS, number))
+
+
+_OPERATIONS_BY_WEIGHT: dict[Callable[[Any, random.Random, int], None], int] = {
+    _transfer: 25,
+    _open_account: 8,
+    _close_account: 4,
+    _reopen_account: 4,
+    _move_keys: 4,
+    _retitle: 8,
+    _rewrite: 3,
+    _move_document: 3,
+    _replace_document: 2,
+    _note: 15,
+    _count("counters"): 10,
+    _forget("counters"): 2,
+    _count("late"): 10,
+    _forget("late"): 2,
+    _write_elsewhere: 8,
+}
+_OPERATIONS = list(_OPERATIONS_BY_WEIGHT)
+_WEIGHTS = list(_OPERATIONS_BY_WEIGHT.values())
