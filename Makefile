@@ -8,12 +8,14 @@ PROJECTS := shared source-postgres-cdc destination-postgres
 PACKAGES := shared/airbyte_pg source-postgres-cdc/source_postgres_cdc destination-postgres/destination_postgres
 EDITABLE := $(foreach project,$(PROJECTS),--editable ./$(project))
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+SEEDS ?= 200
+NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py)
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench fmt spec clean
+.PHONY: help demo test nightly check bench fmt spec clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +25,14 @@ demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them 
 
 test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
 	@$(BIN)/python -m pytest $(ARGS)
+
+nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
+	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \
+		case $$server in */*) given=PG_TEST_BIN;; *) given=PG_TEST_SOURCE_MAJOR;; esac; \
+		echo "the source's server: $$server"; \
+		env -u PG_TEST_BIN $$given=$$server WORKLOAD_SEEDS=$(SEEDS) PATIENCE_S=120 \
+			$(BIN)/python -m pytest $(NIGHTLY) $(ARGS) || failed="$$failed $$server"; \
+	done; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
 
 check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff check .

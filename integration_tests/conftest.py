@@ -15,8 +15,8 @@ _CLUSTERS = ("source_cluster", "destination_cluster")
 
 @pytest.fixture(scope="session")
 def source_cluster() -> Iterator[Cluster | ExternalServer]:
-    """PostgreSQL 16, or the server of PG_TEST_DSN."""
-    yield from _server(16)
+    """PostgreSQL 16 (or PG_TEST_SOURCE_MAJOR), or the server of PG_TEST_DSN."""
+    yield from _server(int(os.environ.get("PG_TEST_SOURCE_MAJOR", "16")))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ take turns, seed by seed.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,15 +15,12 @@ from typing import Any
 import pytest
 
 from integration_tests.pair.piping import Passed, differences, sync
-from integration_tests.pair.workload import FOLLOWED, LATE, Workload, create_tables
+from integration_tests.pair.workload import FOLLOWED, LATE, Workload, create_tables, seeds
 from integration_tests.source.reading import TRANSPORTS, catalog_of, confirmed, position_in
 from integration_tests.source.watching import AnchorWatch
 from integration_tests.support.databases import Database
 from integration_tests.support.slots import only_one_free_slot
 
-# More of them in long runs: make nightly.
-SEEDS = int(os.environ.get("WORKLOAD_SEEDS", "10"))
-FIRST_SEED = int(os.environ.get("WORKLOAD_FIRST_SEED", "1"))
 # Many small checkpoints and flushes: states come back all the time, and a kill falls between any two steps.
 SMALL_STEPS: dict[str, Any] = {"sync_checkpoint_records": 200, "destination_options": {"flush_bytes": 20_000}}
 SIDES = ["source", "destination"]
@@ -82,7 +78,7 @@ def _begun(source: Database, destination: Database, seed: int, reading: str) -> 
         yield Story(source, destination, watch, {**SMALL_STEPS, "transport": transport})
 
 
-@pytest.mark.parametrize(("seed", "reading"), [_story(seed) for seed in range(FIRST_SEED, FIRST_SEED + SEEDS)])
+@pytest.mark.parametrize(("seed", "reading"), [_story(seed) for seed in seeds(10)])
 def test_killed_at_random_it_ends_equal(source_db, destination_db, seed, reading):
     draw = random.Random(seed)
 

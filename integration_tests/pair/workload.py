@@ -7,6 +7,7 @@ makes a failure likely to come again, not certain.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -60,6 +61,12 @@ _LOST_RACES = (
     psycopg2.errors.LockNotAvailable,
     psycopg2.errors.DeadlockDetected,
 )
+
+
+def seeds(count: int) -> range:
+    """The seeds of a run: ``count`` in ``make test``; WORKLOAD_SEEDS of them, from WORKLOAD_FIRST_SEED on, if set."""
+    first = int(os.environ.get("WORKLOAD_FIRST_SEED", "1"))
+    return range(first, first + int(os.environ.get("WORKLOAD_SEEDS", str(count))))
 
 
 def create_tables(database: Database, seed: int) -> None:

@@ -1,0 +1,110 @@
+"""The source alone, nobody killed: every change of four random writers comes exactly once, in its order.
+
+What append mode at a destination relies on: snapshot and streams of all syncs, put one after the other, are a history
+without a gap and without a repetition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from integration_tests.pair.workload import FOLLOWED, LATE, Workload, create_tables, seeds
+from integration_tests.source.reading import TRANSPORTS, catalog_of, read
+from integration_tests.support.connector import Outcome
+from integration_tests.support.databases import Database
+
+Row = dict[str, Any]
+# Table -> its key, and what else of a row is compared: values that read the same in Python and in JSON.
+CONTENT = {
+    "accounts": (("id",), ("note",)),
+    "transfers": (("account", "nr"), ()),
+    "documents": (("id",), ("version", "title", "body")),
+    "journal": (("id",), ("writer",)),
+    "counters": (("id",), ("version",)),
+    "late": (("id",), ("version",)),
+}
+VERSIONED = ("counters", "late")
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+def test_every_change_comes_exactly_once(source_db, seed):
+    print(f"seed {seed}")
+    create_tables(source_db, seed)
+    more = {"transport": TRANSPORTS[seed % len(TRANSPORTS)], "sync_checkpoint_records": 500}
+    first = catalog_of(source_db, only=FOLLOWED)
+    everything = catalog_of(source_db, only=[*FOLLOWED, *LATE])
+    outcomes: list[Outcome] = []
+    with Workload(source_db, seed) as workload:
+        for catalog in (first, first, everything, everything):
+            workload.wait_for_transactions(60)
+            outcomes.append(_next(source_db, catalog, outcomes, **more))
+    outcomes.append(_next(source_db, everything, outcomes, **more))
+    print(f"{workload}; records per sync: {[len(outcome.records()) for outcome in outcomes]}")
+    records = {table: [row for outcome in outcomes for row in outcome.records(table)] for table in CONTENT}
+    ids = [row["id"] for row in records["journal"]]
+    assert sorted(ids) == [row[0] for row in source_db.rows("select id from journal order by id")]
+    for table in VERSIONED:
+        assert faults(records[table]) == []
+    for table, (key, others) in CONTENT.items():
+        now = source_db.rows(f"select {', '.join(key + others)} from {table}")
+        assert replayed(records[table], key, others) == {row[: len(key)]: row[len(key) :] for row in now}, table
+
+
+def test_faults_are_seen():
+    def row(version: int, *, deleted: bool = False) -> Row:
+        return {"id": 1, "version": version, "_ab_cdc_deleted_at": "now" if deleted else None}
+
+    assert faults([row(3), row(4), row(0, deleted=True), row(1), row(2)]) == []
+    for wrong in (
+        [row(3), row(3)],
+        [row(3), row(5)],
+        [row(4), row(3)],
+        [row(0, deleted=True)],
+        [row(1), row(0, deleted=True), row(0, deleted=True)],
+        [row(1), row(0, deleted=True), row(2)],
+    ):
+        assert len(faults(wrong)) == 1, wrong
+
+
+def faults(rows: Iterable[Row]) -> list[str]:
+    """Where the history of a key is none: a version twice, left out or out of order, a delete of what is not there.
+
+    Versions rise by one with every change and begin with 1; only a snapshot's may begin anywhere.
+    """
+    found = []
+    versions: dict[int, int | None] = {}
+    for row in rows:
+        key, now = row["id"], None if row["_ab_cdc_deleted_at"] else row["version"]
+        if key not in versions:
+            is_wrong = now is None
+        else:
+            before = versions[key]
+            is_wrong = before is None if now is None else now != (before or 0) + 1
+        if is_wrong:
+            found.append(f"{key}: {versions.get(key, 'nothing')} and then {now}")
+        versions[key] = now
+    return found
+
+
+def replayed(
+    rows: Iterable[Row], key: tuple[str, ...], others: tuple[str, ...]
+) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """What a table holds after ``rows`` have been applied one after the other."""
+    kept = {}
+    for row in rows:
+        at = tuple(row[column] for column in key)
+        if row["_ab_cdc_deleted_at"] is None:
+            # A large value that was gone when it was asked for is left out; a later row takes such a one's place.
+            kept[at] = tuple(row.get(column, "left out") for column in others)
+        else:
+            del kept[at]
+    return kept
+
+
+def _next(source: Database, catalog: Row, before: list[Outcome], **more: Any) -> Outcome:
+    outcome = read(source, catalog, before[-1] if before else None, **more)
+    assert outcome.exit_code == 0, outcome
+    return outcome
