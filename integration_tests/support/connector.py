@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -117,19 +117,25 @@ class Outcome:
 
 
 class Running:
-    """A connector that runs: its messages are read and parsed by a thread as they come."""
+    """A connector that runs: its messages are read and parsed by a thread as they come.
 
-    def __init__(self, process: subprocess.Popen[bytes], files: tempfile.TemporaryDirectory[str]) -> None:
+    One that is ``held`` writes to a pipe that nobody reads until ``release``.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], files: tempfile.TemporaryDirectory[str], *, held: bool = False
+    ) -> None:
         self._process = process
         self._files = files
         self._arrival = threading.Condition()
         self._outcome = Outcome(exit_code=0, lines=[], stderr="")
         self._ended = False
-        self._readers = [
-            threading.Thread(target=target, daemon=True) for target in (self._read_stdout, self._read_stderr)
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._is_held = held
+        self._stdout_reader = threading.Thread(target=self._read_stdout, daemon=True)
+        self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
+        self._stderr_reader.start()
+        if not held:
+            self._stdout_reader.start()
 
     @property
     def pid(self) -> int:
@@ -182,6 +188,18 @@ class Running:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
 
+    def release(self) -> None:
+        """Begin to read what a held connector writes."""
+        if self._is_held:
+            self._is_held = False
+            self._stdout_reader.start()
+
+    def raw_lines(self) -> Iterator[bytes]:
+        """What a held connector writes, line by line, to its end; nothing of it is kept or parsed."""
+        assert self._is_held
+        assert self._process.stdout is not None
+        yield from self._process.stdout
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
@@ -192,6 +210,7 @@ class Running:
 
     def finish(self, timeout: float = 60.0) -> Outcome:
         """Close stdin, wait for the end (killing after ``timeout``) and return what there was."""
+        self.release()
         self.close_stdin()
         try:
             self._process.wait(timeout)
@@ -199,8 +218,8 @@ class Running:
             self._outcome.timed_out = True
             self._process.kill()
         self._outcome.exit_code = self._process.wait()
-        for reader in self._readers:
-            reader.join()
+        self._stdout_reader.join()
+        self._stderr_reader.join()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -247,8 +266,9 @@ def start(
     stdin: IO[bytes] | int = subprocess.PIPE,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
+    held: bool = False,
 ) -> Running:
-    """Start ``python -m <connector> <command>``.
+    """Start ``python -m <connector> <command>``; ``held``: nobody reads its stdout before ``release``.
 
     ``config``, ``catalog`` and ``state`` are documents, written to temporary files; bytes are written as they are,
     a Path is passed on. ``arguments`` come last on the command line.
@@ -265,7 +285,7 @@ def start(
         stderr=subprocess.PIPE,
         env=environment_of(environment),
     )
-    return Running(process, files)
+    return Running(process, files, held=held)
 
 
 def run(
