@@ -9,7 +9,8 @@ PACKAGES := shared/airbyte_pg source-postgres-cdc/source_postgres_cdc destinatio
 EDITABLE := $(foreach project,$(PROJECTS),--editable ./$(project))
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 SEEDS ?= 200
-NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py)
+NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py \
+	source/test_together.py)
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
