@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 from dataclasses import dataclass
 
 from airbyte_pg.connect import Connection
@@ -32,8 +31,7 @@ def hold(session: Connection, facts: Server, settings: SourceSettings, given: St
 
     Raises ConfigError where going on from ``given`` would lose changes, TransientError where another one uses the slot.
     """
-    with closing(server.open_replication_session(settings, facts)) as walsender:
-        system_id, timeline, *_ = server.rows(walsender, "IDENTIFY_SYSTEM")[0]
+    identity = server.identify(session, settings, facts)
     slot.lock(session, settings.slot)
     found = _found_or_made(session, facts, settings, given)
     if (trouble := slot.problem(found, facts.database)) is not None:
@@ -44,9 +42,9 @@ def hold(session: Connection, facts: Server, settings: SourceSettings, given: St
             remedy="Give this connection a slot of its own.",
         )
     if given is not None:
-        slot.judge(found, given, str(system_id), barrier.flushed_position(session))
+        slot.judge(found, given, identity.system_id, barrier.flushed_position(session))
         slot.advance(session, found, given.lsn)
-    return Anchor(found.name, str(system_id), int(timeline), given.lsn if given else found.confirmed_lsn or 0)
+    return Anchor(found.name, identity.system_id, identity.timeline, given.lsn if given else found.confirmed_lsn or 0)
 
 
 def _found_or_made(session: Connection, facts: Server, settings: SourceSettings, given: State | None) -> Slot:

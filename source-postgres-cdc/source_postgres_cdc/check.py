@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from airbyte_pg.errors import ConnectorError
 from source_postgres_cdc import publication, server, slot, tables
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,21 @@ def _replication_privilege(subject: Subject) -> str | None:
     if server.value(subject.session, query):
         return None
     user = sql.text(sql.name(subject.settings.username), subject.session)
-    return f"The user may not replicate. Run: ALTER ROLE {user} REPLICATION;"
+    role = server.replication_role(subject.session)
+    if role is not None:
+        log.warning(
+            "The user may not open replication connections, it is only a member of %s: changes are read through "
+            "functions. For the streaming transport too, run: ALTER ROLE %s REPLICATION;",
+            role,
+            user,
+        )
+        return None
+    try:
+        # The clouds have ways of their own (rds_replication).
+        server.open_replication_session(subject.settings, subject.server).close()
+    except ConnectorError:
+        return f"The user may not replicate. Run: ALTER ROLE {user} REPLICATION;"
+    return None
 
 
 def _slot(subject: Subject) -> str | None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg2 import errors
+from psycopg2.sql import SQL
+
+from airbyte_pg import sql
 from airbyte_pg.connect import Connection, connect
 from airbyte_pg.errors import ConfigError
 from source_postgres_cdc.settings import SourceSettings
@@ -89,6 +95,69 @@ def inspect(session: Connection) -> Server:
     if server.encoding == "SQL_ASCII":
         raise ConfigError("A database with encoding SQL_ASCII is not supported yet.")
     return server
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which server this is, and on which timeline it writes."""
+
+    system_id: str
+    timeline: int
+
+
+# A primary's control file keeps the timeline of its last checkpoint, which may be from before a promotion.
+_IDENTITY = """
+select (select system_identifier::text from pg_control_system()),
+       case when pg_is_in_recovery() then (select timeline_id from pg_control_checkpoint())
+            else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end
+"""
+
+
+def identify(session: Connection, settings: SourceSettings, server: Server) -> Identity:
+    """The server's identity: by functions, by a walsender where those are denied."""
+    try:
+        return Identity(*rows(session, _IDENTITY)[0])
+    except errors.InsufficientPrivilege:
+        with closing(open_replication_session(settings, server)) as walsender:
+            system_id, timeline, *_ = rows(walsender, "IDENTIFY_SYSTEM")[0]
+            return Identity(str(system_id), int(timeline))
+
+
+# A superuser may become anybody, and needs nobody.
+_REPLICATORS = """
+select r.rolname from pg_roles me cross join pg_roles r
+where me.rolname = current_user and not me.rolsuper and not me.rolreplication
+  and r.rolreplication and pg_has_role(me.oid, r.oid, %(may_become)s)
+order by r.rolsuper, r.rolname limit 1
+"""
+
+
+def replication_role(session: Connection) -> str | None:
+    """The role that this user must become (SET ROLE) to use replication slots: it is only a member of it.
+
+    None: it has the attribute itself, or there is no such role (the clouds' own ways, such as rds_replication, need
+    none). A walsender looks at the attribute of the user itself: a member reads through slot functions.
+    """
+    # Before 16 every member may SET ROLE.
+    may_become = "SET" if session.server_version >= 160000 else "MEMBER"
+    found = rows(session, _REPLICATORS, {"may_become": may_become})
+    return found[0][0] if found else None
+
+
+@contextmanager
+def as_replicator(session: Connection) -> Iterator[None]:
+    """What is run inside runs as ``replication_role``, where there is one. ``session`` is in autocommit mode."""
+    role = replication_role(session)
+    if role is None:
+        yield
+        return
+    with session.cursor() as cursor:
+        cursor.execute(SQL("set role {}").format(sql.name(role)))
+        try:
+            yield
+        finally:
+            if not session.closed:
+                cursor.execute("reset role")
 
 
 def _later(version: int) -> dict[str, str]:

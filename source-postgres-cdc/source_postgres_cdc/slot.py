@@ -125,7 +125,7 @@ def missing(name: str, *, had_state: bool) -> ConfigError:
 
 def create(session: Connection, name: str) -> None:
     """Make the anchor. Waits for transactions that are open; raises TransientError when that takes too long."""
-    with session.cursor() as cursor:
+    with server.as_replicator(session), session.cursor() as cursor:
         try:
             cursor.execute("select set_config('statement_timeout', %s, false)", (f"{CREATE_WAIT_S}s",))
             cursor.execute("select pg_create_logical_replication_slot(%s, %s)", (name, PLUGIN))
@@ -148,11 +148,9 @@ def advance(session: Connection, slot: Slot, position: int) -> None:
     if slot.confirmed_lsn is not None and slot.confirmed_lsn >= position:
         return
     # The function clamps silently to what the server has: what it returns is compared.
-    reached = server.value(
-        session,
-        "select end_lsn::text from pg_replication_slot_advance(%s, %s::pg_lsn)",
-        (slot.name, lsn.render(position)),
-    )
+    query = "select end_lsn::text from pg_replication_slot_advance(%s, %s::pg_lsn)"
+    with server.as_replicator(session):
+        reached = server.value(session, query, (slot.name, lsn.render(position)))
     if lsn.parse(reached) != position:
         raise SystemFault(
             f"The replication slot {slot.name} could not be moved to the state's position.",
