@@ -12,7 +12,17 @@ from integration_tests.support.connector import SOURCE, Outcome
 from integration_tests.support.databases import Database
 
 # Keys of the configuration's top level; all others belong to the replication method.
-_TOP = ("schemas", "schema", "tables", "create_if_missing", "initial_load", "transport", "emit_position")
+_TOP = (
+    "schemas",
+    "schema",
+    "tables",
+    "create_if_missing",
+    "initial_load",
+    "transport",
+    "emit_position",
+    "state_type",
+    "failover",
+)
 # The two ways to read changes; which one is taken is otherwise the source's choice.
 TRANSPORTS = ("stream", "bulk")
 

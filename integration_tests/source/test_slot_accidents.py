@@ -59,7 +59,7 @@ def test_a_mere_member_makes_and_moves_the_slot_as_the_role_and_is_itself_again(
         made = slot.find(session, session.server_version, slot_of(table))
         target = lsn.parse(table.value("select pg_current_wal_flush_lsn()::text"))
         assert made is not None
-        slot.advance(session, made, target)
+        slot.advance(session, made, target, 60)
         moved = slot.find(session, session.server_version, slot_of(table))
         assert moved is not None
         assert moved.confirmed_lsn == target

@@ -59,6 +59,11 @@ class ConfiguredStream(msgspec.Struct, frozen=True):
         own = self.stream.default_cursor_field if self.stream.source_defined_cursor else None
         return self.cursor_field or own or []
 
+    @property
+    def is_truncating(self) -> bool:
+        """Whether the rows of this sync replace all earlier ones (a refresh, or overwrite)."""
+        return bool(self.generation_id) and self.generation_id == self.minimum_generation_id
+
 
 class _Catalog(msgspec.Struct):
     streams: list[ConfiguredStream]

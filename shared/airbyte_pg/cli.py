@@ -49,8 +49,8 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 def run(name: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names and return the process's exit code.
 
-    Codes: 0 success (a failed check too: its CONNECTION_STATUS says so), 1 failure, 2 wrong arguments,
-    128 + signal after SIGTERM or SIGINT.
+    Codes: 0 success (a failed check too: its CONNECTION_STATUS says so), 1 failure (or the error's own),
+    2 wrong arguments, 128 + signal after SIGTERM or SIGINT.
     """
     arguments = _parser(name, description, commands).parse_args(_accept_java_style(argv, commands))
     lines, secrets = LineWriter(), Secrets()
@@ -88,7 +88,7 @@ def _run_caught(command: Command, command_name: str, call: Call) -> int:
             call.lines.emit(messages.connection_status(succeeded=False, text=_masked(failure, call.secrets)))
             return 0
         call.lines.emit(_masked_line(messages.error(failure), call.secrets))
-        return 1
+        return failure.exit_code
     return 0
 
 

@@ -20,6 +20,7 @@ class ConnectorError(Exception):
     """
 
     failure_type: ClassVar[str] = "system_error"
+    exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, remedy: str = "", detail: str = "", stream: StreamName | None = None) -> None:
         super().__init__(message)
@@ -38,6 +39,16 @@ class ConfigError(ConnectorError):
     """The user must change something; a retry will not help."""
 
     failure_type = "config_error"
+
+
+# Set in the environment by a runner that can turn a sync into a refresh of every stream.
+REFRESHES = "AIRBYTE_PG_REFRESHES"
+
+
+class RefreshNeeded(ConfigError):
+    """Everything must be read anew, replacing what is at the destination: asked of a runner that sets REFRESHES."""
+
+    exit_code = 65
 
 
 class TransientError(ConnectorError):

@@ -19,10 +19,6 @@ from source_postgres_cdc import lsn, server
 WAIT_S = 300.0
 _PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.25
-# A record may end exactly at a page's end: the insert position then lies behind the next page's header (24 bytes, 40 in
-# a segment's first page), which an idle server never writes.
-_WAL_PAGE = 8192
-_PAGE_HEADERS = (24, 40)
 
 
 @dataclass(frozen=True)
@@ -125,8 +121,7 @@ def _attempts(wait_s: float) -> Iterator[None]:
 
 
 def _insert_position(session: Connection) -> int:
-    position = lsn.parse(server.value(session, "select pg_current_wal_insert_lsn()::text"))
-    return position - position % _WAL_PAGE if position % _WAL_PAGE in _PAGE_HEADERS else position
+    return lsn.before_header(lsn.parse(server.value(session, "select pg_current_wal_insert_lsn()::text")))
 
 
 # Ids on the server are 32 bits wide here; ages compare them.

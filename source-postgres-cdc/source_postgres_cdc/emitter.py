@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from airbyte_pg import messages
 from airbyte_pg.errors import StreamName
 from airbyte_pg.lines import LineWriter
+from source_postgres_cdc import stamp
 from source_postgres_cdc.state import State
 
 _PROGRESS_S = 10.0
+# The part of a line's head that says the stream (stamp.head): no quote stands bare inside of a name.
+_HEAD = re.compile(rb'^(.*?),"emitted_at":', re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
 
 class Emitter:
-    """The one door from the sync to stdout. Counts records so that every STATE can say how many it covers."""
+    """The one door from the sync to stdout. Counts records so that every STATE can say how many it covers.
 
-    def __init__(self, lines: LineWriter, streams: Sequence[StreamName]) -> None:
+    ``state_per_stream``: each checkpoint is a STATE of every stream (of those that have something new to say).
+    """
+
+    def __init__(self, lines: LineWriter, streams: Sequence[StreamName], *, state_per_stream: bool = False) -> None:
         self.count_since_state = 0
         self.bytes_since_state = 0
         self._lines = lines
         self._open = dict.fromkeys(streams)
         self._running: set[StreamName] = set()
+        self._state_per_stream = state_per_stream
+        self._counts: Counter[bytes] = Counter()
+        self._said: dict[StreamName, dict[str, Any]] = {}
         self._total = 0
         self._total_bytes = 0
         self._started = self._reported = time.monotonic()
@@ -37,6 +49,8 @@ class Emitter:
     def records(self, lines: bytes, count: int) -> None:
         """Finished RECORD lines."""
         self._lines.put(lines)
+        if self._state_per_stream:
+            self._counts.update(_HEAD.findall(lines))
         self.count_since_state += count
         self.bytes_since_state += len(lines)
         self._total += count
@@ -58,9 +72,19 @@ class Emitter:
         self._lines.emit(messages.estimate(stream, rows, size))
 
     def state(self, state: State) -> None:
-        """A STATE that covers every record given so far; flushed."""
-        self._lines.emit(messages.state(state.render(self.count_since_state)))
+        """A STATE (or one per stream) that covers every record given so far; flushed."""
+        if self._state_per_stream:
+            self._lines.emit(b"".join(map(messages.state, self._new_states(state))))
+        else:
+            self._lines.emit(messages.state(state.render(self.count_since_state)))
         self.count_since_state = self.bytes_since_state = 0
+
+    def _new_states(self, state: State) -> Iterable[dict[str, Any]]:
+        for name in state.streams:
+            rendered = state.render_stream(name, self._counts.pop(_head(name), 0))
+            if rendered["sourceStats"]["recordCount"] or rendered["stream"] != self._said.get(name):
+                self._said[name] = rendered["stream"]
+                yield rendered
 
     def complete(self) -> None:
         """COMPLETE for every stream: after the last STATE."""
@@ -79,3 +103,7 @@ class Emitter:
     def _report(self, now: float) -> None:
         seconds = max(now - self._started, 1e-3)
         log.info("%d records, %.1f MB, %.0f records/s", self._total, self._total_bytes / 1e6, self._total / seconds)
+
+
+def _head(stream: StreamName) -> bytes:
+    return stamp.head(stream, 0).encode("latin-1").rpartition(b',"emitted_at":')[0]

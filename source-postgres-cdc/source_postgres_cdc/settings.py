@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
@@ -33,6 +33,17 @@ class ReplicationMethod(BaseModel):
         ge=1,
         title="Liveness Limit",
         description="Seconds without any progress after which a sync fails (transient error).",
+    )
+    invalid_cdc_cursor_position_behavior: Literal["Fail sync", "Re-sync data"] = Field(
+        default="Fail sync",
+        title="Invalid CDC Position Behavior",
+        description="When the slot or its position is lost: fail, or make the slot anew and read every table again.",
+    )
+    heartbeat_action_query: str = Field(
+        default="",
+        title="Heartbeat Query",
+        description="SQL that is run once per sync, such as an update of a heartbeat table. Not needed: WAL of idle "
+        "databases is released without.",
     )
     lsn_commit_behaviour: Literal["After loading Data in the destination", "While reading Data"] = Field(
         default="After loading Data in the destination",
@@ -74,6 +85,16 @@ class SourceSettings(ConnectionSettings):
         title="Create Publication and Slot",
         description="Make a missing publication or slot, where privileges allow.",
     )
+    failover: bool = Field(
+        default=False,
+        title="Failover Slot",
+        description="Make the slot one that standbys keep a copy of, and read only what they have (PostgreSQL 17).",
+    )
+    state_type: Literal["global", "stream"] = Field(
+        default="global",
+        title="State Type",
+        description="stream: a state per stream, for runners that cannot keep global ones.",
+    )
 
     emit_position: bool = Field(
         default=False,
@@ -99,6 +120,15 @@ class SourceSettings(ConnectionSettings):
         description="A state is given at the first commit after so many seconds.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, document: Any) -> Any:
+        """Options of ours are taken in replication_method too, where Airbyte has options of its kind."""
+        method = document.get("replication_method") if isinstance(document, dict) else None
+        if not isinstance(method, dict):
+            return document
+        return {**{key: method[key] for key in ("failover", "state_type") if key in method}, **document}
+
     @property
     def selection(self) -> Selection:
         """The tables that are discovered. Raises ConfigError for a whitelist that cannot be read."""
@@ -113,6 +143,11 @@ class SourceSettings(ConnectionSettings):
     def publication(self) -> str:
         """Name of the publication."""
         return self.replication_method.publication
+
+    @property
+    def resyncs(self) -> bool:
+        """Whether everything is read anew where the position is lost."""
+        return self.replication_method.invalid_cdc_cursor_position_behavior == "Re-sync data"
 
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for what this version cannot honour, naming what to use."""
@@ -146,10 +181,8 @@ class SourceSettings(ConnectionSettings):
 
 # Options of the design that this version does not honour; the values that mean the present behaviour are accepted.
 _NOT_YET: dict[str, tuple[Any, ...]] = {
-    "failover": (False,),
     "run_mode": ("batch",),
     "schema_change": ("warn",),
     "special_values": ("null",),
-    "state_type": ("global",),
     "truncate_handling": ("warn",),
 }

@@ -1,4 +1,4 @@
-"""The anchor: the durable slot that keeps WAL and the position. Inspect, judge against the state, create, advance.
+"""The anchor: the durable slot that keeps WAL and the position. Inspect, judge by the state, create, advance, drop.
 
 It is moved by exactly one statement, ``pg_replication_slot_advance`` in ``advance``, to the LSN of the state that a
 sync was started with (design section 3, "An anchor and a cursor").
@@ -7,6 +7,8 @@ sync was started with (design section 3, "An anchor and a cursor").
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from psycopg2 import errors
@@ -23,6 +25,17 @@ LOCK_WAIT_S = 90
 CREATE_WAIT_S = 300
 
 
+class PositionLost(ConfigError):
+    """The state's position cannot be gone on from: changes since then are not to be had any more.
+
+    ``is_other_history``: the server is another one, or was restored: its positions may be lower than what was sent.
+    """
+
+    def __init__(self, message: str, *, remedy: str, detail: str = "", is_other_history: bool = False) -> None:
+        super().__init__(message, remedy=remedy, detail=detail)
+        self.is_other_history = is_other_history
+
+
 @dataclass(frozen=True)
 class Slot:
     """A replication slot as pg_replication_slots shows it."""
@@ -35,21 +48,28 @@ class Slot:
     confirmed_lsn: int | None
     wal_status: str | None
     active_pid: int | None
+    invalidation: str | None
+    has_failover: bool
 
 
 _SLOT = """
-select slot_name, plugin, database, temporary, restart_lsn::text, confirmed_flush_lsn::text, {wal_status}, active_pid
+select slot_name, plugin, database, temporary, restart_lsn::text, confirmed_flush_lsn::text, {wal_status}, active_pid,
+       {invalidation}, {failover}
 from pg_replication_slots where slot_name = %(name)s
 """
 
 
 def find(session: Connection, version: int, name: str) -> Slot | None:
     """The slot ``name``, or None."""
-    query = _SLOT.format(wal_status="wal_status" if version >= 130000 else "null::text")
+    query = _SLOT.format(
+        wal_status="wal_status" if version >= 130000 else "null::text",
+        invalidation="invalidation_reason" if version >= 170000 else "null::text",
+        failover="failover" if version >= 170000 else "false",
+    )
     found = server.rows(session, query, {"name": name})
     if not found:
         return None
-    slot_name, plugin, database, is_temporary, restart, confirmed, wal_status, active_pid = found[0]
+    slot_name, plugin, database, is_temporary, restart, confirmed, wal_status, active_pid, *later = found[0]
     return Slot(
         slot_name,
         plugin,
@@ -59,6 +79,7 @@ def find(session: Connection, version: int, name: str) -> Slot | None:
         lsn.parse(confirmed) if confirmed else None,
         wal_status,
         active_pid,
+        *later,
     )
 
 
@@ -78,34 +99,35 @@ def problem(slot: Slot, database: str) -> ConfigError | None:
         )
     if slot.is_temporary:
         return ConfigError(f"The replication slot {slot.name} is temporary.", remedy="Name another slot.")
-    if slot.wal_status == "lost" or slot.restart_lsn is None or slot.confirmed_lsn is None:
-        return ConfigError(
-            f"The replication slot {slot.name} has been invalidated: WAL that it needs was removed.",
-            remedy=f"Drop it (select pg_drop_replication_slot('{slot.name}')), raise max_slot_wal_keep_size, and "
-            "reset the connection: its tables must be read anew.",
+    if slot.wal_status == "lost" or slot.invalidation or slot.restart_lsn is None or slot.confirmed_lsn is None:
+        why, setting = _INVALIDATIONS.get(slot.invalidation or "wal_removed", (f"({slot.invalidation})", ""))
+        return PositionLost(
+            f"The replication slot {slot.name} has been invalidated: {why}.",
+            remedy=f"{setting}Drop it (select pg_drop_replication_slot('{slot.name}')) and reset the connection: its "
+            f"tables must be read anew. {RESYNC}",
+            detail=f"wal_status {slot.wal_status}, invalidation_reason {slot.invalidation}",
         )
     return None
 
 
-def judge(slot: Slot, state: State, system_id: str, flushed_lsn: int) -> None:
-    """Raise ConfigError where going on from ``state`` with ``slot`` would lose changes."""
-    if state.system_id != system_id:
-        raise ConfigError(
-            "The state belongs to another database server (its system identifier differs).",
-            remedy="Connect to the server that the state came from, or reset the connection.",
-        )
-    if state.lsn > flushed_lsn:
-        raise ConfigError(
-            "The state is ahead of the server: the server was restored from an older backup.",
-            remedy="Reset the connection: its tables must be read anew.",
-            detail=f"state {lsn.render(state.lsn)}, server {lsn.render(flushed_lsn)}",
-        )
-    confirmed = slot.confirmed_lsn or 0
+# invalidation_reason (17+): what happened, and what to do about it.
+_INVALIDATIONS = {
+    "wal_removed": ("WAL that it needs was removed", "Raise max_slot_wal_keep_size, or sync more often. "),
+    "idle_timeout": ("it was idle for too long", "Raise idle_replication_slot_timeout, or sync more often. "),
+    "rows_removed": ("rows that it needs were removed", "Set hot_standby_feedback on the standby. "),
+    "wal_level_insufficient": ("wal_level was not logical for a while", ""),
+}
+RESYNC = '(invalid_cdc_cursor_position_behavior "Re-sync data" does so by itself.)'
+
+
+def judge(slot: Slot, state: State) -> None:
+    """Raise PositionLost where going on from ``state`` with ``slot`` would lose changes."""
+    confirmed = lsn.before_header(slot.confirmed_lsn or 0)
     if confirmed > state.lsn:
-        raise ConfigError(
+        raise PositionLost(
             f"The replication slot {slot.name} is ahead of the state: changes in between are gone. It was recreated, "
             "or another consumer uses it.",
-            remedy="Give this connection a slot of its own and reset it: its tables must be read anew.",
+            remedy="Give this connection a slot of its own and reset it: its tables must be read anew. " + RESYNC,
             detail=f"slot {lsn.render(confirmed)}, state {lsn.render(state.lsn)}",
         )
 
@@ -113,9 +135,9 @@ def judge(slot: Slot, state: State, system_id: str, flushed_lsn: int) -> None:
 def missing(name: str, *, had_state: bool) -> ConfigError:
     """The error for a slot that is not there."""
     if had_state:
-        return ConfigError(
+        return PositionLost(
             f"The replication slot {name} is gone, and with it the changes since the last sync.",
-            remedy="Reset the connection: the slot is made anew and its tables are read anew.",
+            remedy="Reset the connection: the slot is made anew and its tables are read anew. " + RESYNC,
         )
     return ConfigError(
         f"The replication slot {name} does not exist.",
@@ -123,39 +145,84 @@ def missing(name: str, *, had_state: bool) -> ConfigError:
     )
 
 
-def create(session: Connection, name: str) -> None:
+def create(session: Connection, name: str, *, failover: bool = False) -> None:
     """Make the anchor. Waits for transactions that are open; raises TransientError when that takes too long."""
-    with server.as_replicator(session), session.cursor() as cursor:
-        try:
-            cursor.execute("select set_config('statement_timeout', %s, false)", (f"{CREATE_WAIT_S}s",))
-            cursor.execute("select pg_create_logical_replication_slot(%s, %s)", (name, PLUGIN))
-        except errors.QueryCanceled as error:
-            raise TransientError(
-                f"The replication slot {name} could not be made within {CREATE_WAIT_S} s: older transactions are open.",
-                remedy="End them, or wait: see pg_stat_activity and pg_prepared_xacts.",
-            ) from error
-        except errors.InsufficientPrivilege as error:
-            raise ConfigError(
-                "The database user may not make a replication slot.",
-                remedy=f"Run: ALTER ROLE {sql.text(sql.name(session.info.user), session)} REPLICATION;",
-            ) from error
-        finally:
-            cursor.execute("set statement_timeout = 0")
+    # The arguments in between are: temporary, two_phase.
+    query = "select pg_create_logical_replication_slot(%s, %s" + (", false, false, true)" if failover else ")")
+    try:
+        with server.as_replicator(session), _statement_timeout(session, CREATE_WAIT_S):
+            server.rows(session, query, (name, PLUGIN))
+    except errors.QueryCanceled as error:
+        raise TransientError(
+            f"The replication slot {name} could not be made within {CREATE_WAIT_S} s: older transactions are open.",
+            remedy="End them, or wait: see pg_stat_activity and pg_prepared_xacts.",
+        ) from error
+    except errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            "The database user may not make a replication slot.",
+            remedy=f"Run: ALTER ROLE {sql.text(sql.name(session.info.user), session)} REPLICATION;",
+        ) from error
 
 
-def advance(session: Connection, slot: Slot, position: int) -> None:
-    """Move the anchor to the given state's position: the only statement that ever moves it."""
+def drop(session: Connection, slot: Slot) -> None:
+    """Drop an anchor that is of no use any more. It must be ours to drop: ``problem`` finds only its invalidation."""
+    with server.as_replicator(session):
+        server.rows(session, "select pg_drop_replication_slot(%s)", (slot.name,))
+
+
+def advance(session: Connection, slot: Slot, position: int, wait_s: int) -> None:
+    """Move the anchor to the given state's position: the only statement that ever moves it.
+
+    Raises TransientError when that takes longer than ``wait_s`` seconds.
+    """
     if slot.confirmed_lsn is not None and slot.confirmed_lsn >= position:
         return
     # The function clamps silently to what the server has: what it returns is compared.
     query = "select end_lsn::text from pg_replication_slot_advance(%s, %s::pg_lsn)"
-    with server.as_replicator(session):
-        reached = server.value(session, query, (slot.name, lsn.render(position)))
+    try:
+        with server.as_replicator(session), _statement_timeout(session, wait_s):
+            reached = server.value(session, query, (slot.name, lsn.render(position)))
+    except errors.QueryCanceled as error:
+        raise TransientError(
+            f"The replication slot {slot.name} could not be moved to the state's position within {wait_s} s.",
+            remedy="A failover slot waits for the slots in synchronized_standby_slots: see that their standbys run."
+            if slot.has_failover
+            else "The server is busy; a later sync tries again.",
+        ) from error
     if lsn.parse(reached) != position:
         raise SystemFault(
             f"The replication slot {slot.name} could not be moved to the state's position.",
             detail=f"asked {lsn.render(position)}, reached {reached}",
         )
+
+
+@contextmanager
+def _statement_timeout(session: Connection, seconds: int) -> Iterator[None]:
+    with session.cursor() as cursor:
+        cursor.execute("select set_config('statement_timeout', %s, false)", (f"{seconds}s",))
+        try:
+            yield
+        finally:
+            if not session.closed:
+                cursor.execute("set statement_timeout = 0")
+
+
+_USER = """
+select format('pid %%s, %%s', pid, coalesce(nullif(application_name, ''), '?'))
+from pg_stat_activity where pid = %(pid)s
+"""
+
+
+def in_use(session: Connection, slot: Slot) -> TransientError | None:
+    """The error for a slot that another consumer holds, naming it; None for one that is free."""
+    if slot.active_pid is None:
+        return None
+    holder = server.rows(session, _USER, {"pid": slot.active_pid})
+    named = holder[0][0] if holder else f"pid {slot.active_pid}"
+    return TransientError(
+        f"The replication slot {slot.name} is in use by another consumer ({named}).",
+        remedy="End it, or give this connection a slot of its own.",
+    )
 
 
 _HOLDER = """

@@ -55,13 +55,14 @@ def read(call: Call) -> None:
     configured = load_catalog(call.catalog)
     if not configured:
         raise ConfigError("The configured catalog has no streams.", remedy="Select at least one stream.")
-    emitter = Emitter(call.lines, [entry.id for entry in configured])
+    emitter = Emitter(call.lines, [entry.id for entry in configured], state_per_stream=settings.state_type == "stream")
     with closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
-        given = state.load(call.state, facts.database)
+        followed = {entry.id for entry in configured if entry.sync_mode == "incremental"}
+        given = state.load(call.state, facts.database, followed)
         if facts.in_recovery:
             raise ConfigError("Reading from a standby is not supported yet.", remedy="Connect to the primary.")
-        if facts.wal_level != "logical" and any(entry.sync_mode == "incremental" for entry in configured):
+        if facts.wal_level != "logical" and followed:
             raise ConfigError(
                 f"wal_level is {facts.wal_level}; changes need logical.",
                 remedy="Run: ALTER SYSTEM SET wal_level = 'logical'; and restart the server.",

@@ -1,4 +1,4 @@
-"""The STATE: what a sync must know to go on. Read in every shape that a runner keeps it in, written as GLOBAL.
+"""The STATE: what a sync must know to go on. Read in every shape that a runner keeps it in; GLOBAL, or one per stream.
 
 ``shared_state.state`` is Debezium's offset, as Airbyte's connector writes it, so that a user can switch back;
 ``shared_state.cdc`` and ``stream_state.cdc`` are ours and versioned (docs/state.md). A stream is complete only where
@@ -8,7 +8,7 @@ its state says so, and known before its first row leaves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from airbyte_pg.errors import ConfigError, StreamName
-from source_postgres_cdc import lsn
+from source_postgres_cdc import foreign_state, lsn
+from source_postgres_cdc.foreign_state import Foreign
 
 VERSION = 1
 
@@ -38,57 +39,81 @@ class StreamProgress:
 
     ``snapshot`` is the one in which its first row was read; until the position has passed ``snapshot_until``, the
     stream leaves out what it shows. None: nothing is left out, since rows from before may be at the destination.
-    A decoding session ends at ``snapshot_until`` as well. ``identity`` is the table as it was last read.
+    A decoding session ends at ``snapshot_until`` as well. ``identity`` is the table as it was last read; None: unknown.
+    ``position``: every transaction that committed before it is done with for this stream, where that lies ahead of
+    the state's own position.
     """
 
     is_complete: bool
     snapshot: str | None = None
     snapshot_until: int = 0
     identity: StreamIdentity | None = None
+    position: int = 0
 
 
 @dataclass
 class State:
-    """The position of a slot (``lsn``: every transaction that committed before it is done with) and its streams."""
+    """The position of a slot (``lsn``: every transaction that committed before it is done with) and its streams.
 
-    slot: str
-    system_id: str
-    timeline: int
+    A state of another connector does not know ``slot``, ``system_id`` and ``timeline``.
+    """
+
+    slot: str | None
+    system_id: str | None
+    timeline: int | None
     database: str
     lsn: int
     streams: dict[StreamName, StreamProgress] = field(default_factory=dict)
+
+    @property
+    def furthest(self) -> int:
+        """The furthest position that any stream has seen; ``timeline`` is of it."""
+        return max([self.lsn, *(progress.position for progress in self.streams.values())])
 
     def render(self, record_count: int) -> dict[str, Any]:
         """The AirbyteStateMessage; ``record_count`` is the number of records since the previous one."""
         return {
             "type": "GLOBAL",
             "global": {
-                "shared_state": {
-                    "state": self._debezium_offset(),
-                    "cdc": {
-                        "version": VERSION,
-                        "slot": self.slot,
-                        "database": self.database,
-                        "system_id": self.system_id,
-                        "timeline": self.timeline,
-                        "lsn": lsn.render(self.lsn),
-                    },
-                },
+                "shared_state": {"state": self._debezium_offset(), "cdc": self._shared(self.lsn)},
                 "stream_states": [
                     {"stream_descriptor": _descriptor(name), "stream_state": self._stream_state(name, progress)}
                     for name, progress in self.streams.items()
                 ],
             },
-            # The protocol's counts are doubles.
-            "sourceStats": {"recordCount": float(record_count)},
+            "sourceStats": _stats(record_count),
+        }
+
+    def render_stream(self, name: StreamName, record_count: int) -> dict[str, Any]:
+        """The AirbyteStateMessage of one stream, by itself enough to go on with that stream."""
+        progress = self.streams[name]
+        stream_state = self._stream_state(name, progress)
+        stream_state["cdc"].pop("position", None)
+        stream_state["cdc"]["shared"] = self._shared(max(self.lsn, progress.position))
+        return {
+            "type": "STREAM",
+            "stream": {"stream_descriptor": _descriptor(name), "stream_state": stream_state},
+            "sourceStats": _stats(record_count),
+        }
+
+    def _shared(self, position: int) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "slot": self.slot,
+            "database": self.database,
+            "system_id": self.system_id,
+            "timeline": self.timeline,
+            "lsn": lsn.render(position),
         }
 
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
         own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete}
         if progress.identity is not None:
             own |= asdict(progress.identity)
-        if progress.snapshot_until > self.lsn:
+        if progress.snapshot_until > max(self.lsn, progress.position):
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
+        if progress.position > self.lsn:
+            own["position"] = lsn.render(progress.position)
         return {"stream_name": name.name, "stream_namespace": name.namespace, "cursor_field": [], "cdc": own}
 
     def _debezium_offset(self) -> dict[str, str]:
@@ -105,12 +130,12 @@ class State:
         return {key: orjson.dumps(offset).decode()}
 
 
-def load(path: Path | None, database: str) -> State | None:
+def load(path: Path | None, database: str, followed: Collection[StreamName]) -> State | None:
     """The state in ``path``; None for a first sync (no file given, ``{}``, ``[]``, or output lines without a STATE).
 
     Accepted: an array of AirbyteStateMessages, a single one, a STATE message, or the lines that a destination printed
-    (the last GLOBAL state wins). Raises ConfigError for anything else: a state that cannot be read is never taken for a
-    first sync.
+    (the last GLOBAL state wins; of STREAM states the last of each of the streams ``followed``). Raises ConfigError for
+    anything else: a state that cannot be read is never taken for a first sync.
     """
     if path is None:
         return None
@@ -119,7 +144,10 @@ def load(path: Path | None, database: str) -> State | None:
     except OSError as error:
         raise ConfigError(f"The state file cannot be read: {error.strerror}.", detail=str(path)) from error
     found = [payload for payload in map(_payload, _documents(content)) if payload]
-    return _parse(found[-1], database) if found else None
+    try:
+        return _parse(found, database, followed) if found else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable("its contents are not what this connector or Airbyte's own writes") from error
 
 
 def _documents(content: bytes) -> list[Any]:
@@ -160,51 +188,93 @@ def _payload(document: Any) -> dict[str, Any] | None:
     return payload if says else None
 
 
-def _parse(payload: Mapping[str, Any], database: str) -> State:
-    shape = payload.get("global") or payload.get("global_")
-    if not isinstance(shape, Mapping):
-        raise _unreadable("only GLOBAL states are supported yet")
-    try:
-        own = (shape.get("shared_state") or {}).get("cdc")
-        if own is None:
-            raise ConfigError(
-                "The state was written by another connector; continuing from it is not supported yet.",
-                remedy="Reset the connection, or keep the other connector.",
-            )
-        if own["version"] != VERSION:
-            raise _unreadable("it was written by a newer version")
-        if own["database"] != database:
-            raise ConfigError(
-                f"The state belongs to the database {own['database']}.",
-                remedy="Connect to that database, or reset the connection.",
-            )
-        streams = dict(map(_parse_stream, shape.get("stream_states") or ()))
-        return State(
-            slot=own["slot"],
-            system_id=own["system_id"],
-            timeline=own["timeline"],
-            database=database,
-            lsn=lsn.parse(own["lsn"]),
-            streams=streams,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unreadable("its contents are not what this connector writes") from error
+def _parse(payloads: Sequence[Mapping[str, Any]], database: str, followed: Collection[StreamName]) -> State | None:
+    last = payloads[-1]
+    if last.get("type") == "STREAM":
+        entries = []
+        for payload in reversed(payloads):
+            if payload.get("type") != "STREAM":
+                break  # from before the kind was changed
+            entries.append(payload["stream"])
+        return _of_streams(reversed(entries), database, followed)
+    shape = last.get("global") or last.get("global_")
+    if shape:
+        shared = shape.get("shared_state") or {}
+        entries = shape.get("stream_states") or []
+        if own := shared.get("cdc"):
+            return _own(own, dict(map(_parse_stream, entries)), database)
+        return _adopted(foreign_state.of_global(shared, entries, database), database)
+    if last.get("type") in (None, "LEGACY"):
+        return _adopted(foreign_state.of_legacy(last.get("data") or last, database), database)
+    raise _unreadable("it is of a type that is not known")
+
+
+def _own(shared: Mapping[str, Any], streams: dict[StreamName, StreamProgress], database: str) -> State:
+    if shared["version"] != VERSION:
+        raise _unreadable("it was written by a newer version")
+    foreign_state.expect_database(shared["database"], database)
+    return State(
+        slot=shared["slot"],
+        system_id=shared["system_id"],
+        timeline=shared["timeline"],
+        database=database,
+        lsn=lsn.parse(shared["lsn"]),
+        streams=streams,
+    )
+
+
+def _of_streams(entries: Iterable[Mapping[str, Any]], database: str, followed: Collection[StreamName]) -> State | None:
+    """One state of many: the lowest position, and for each stream how far ahead of it that one is."""
+    named = ((_name(entry["stream_descriptor"]), entry) for entry in entries)
+    last = {name: entry for name, entry in named if name in followed}
+    streams = {}
+    states = []
+    for name, entry in last.items():
+        _, streams[name] = _parse_stream(entry)
+        if (stream_state := entry.get("stream_state")) and "cdc" not in stream_state:
+            raise foreign_state.other_mode()
+        if stream_state:
+            states.append(_own(stream_state["cdc"]["shared"], {}, database))
+            streams[name].position = states[-1].lsn
+    if not states:
+        return None
+    if len({state.system_id for state in states}) > 1:
+        raise _unreadable("its streams are of different servers")
+    lowest, highest = (pick(states, key=lambda state: state.lsn) for pick in (min, max))
+    return State(lowest.slot, highest.system_id, highest.timeline, database, lowest.lsn, streams)
+
+
+def _adopted(foreign: Foreign | None, database: str) -> State | None:
+    """A state of another connector: it says nothing of server, timeline, slot and tables."""
+    if foreign is None:
+        return None
+    streams = {name: StreamProgress(is_complete=is_complete) for name, is_complete in foreign.streams.items()}
+    return State(None, None, None, database, foreign.lsn, streams)
 
 
 def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]:
-    named = entry["stream_descriptor"]
-    name = StreamName(named.get("namespace"), named["name"])
+    name = _name(entry["stream_descriptor"])
     own = (entry.get("stream_state") or {}).get("cdc")
     if not own:
         # A refresh sends null: the stream was followed, and is read anew.
         return name, StreamProgress(is_complete=False)
-    until = own.get("snapshot_until")
+    until, position = own.get("snapshot_until"), own.get("position")
     return name, StreamProgress(
         is_complete=own.get("complete") is True,
         snapshot=own.get("snapshot"),
         snapshot_until=lsn.parse(until) if until else 0,
         identity=StreamIdentity(own["table"], own["member"], own["columns"]) if "table" in own else None,
+        position=lsn.parse(position) if position else 0,
     )
+
+
+def _name(descriptor: Mapping[str, Any]) -> StreamName:
+    return StreamName(descriptor.get("namespace"), descriptor["name"])
+
+
+def _stats(record_count: int) -> dict[str, float]:
+    # The protocol's counts are doubles.
+    return {"recordCount": float(record_count)}
 
 
 def _descriptor(name: StreamName) -> dict[str, str | None]:

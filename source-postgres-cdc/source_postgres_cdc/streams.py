@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream to be read. ``columns`` are those that its records hold, in the table's order."""
+    """A stream to be read. ``columns`` are those that its records hold, in the table's order.
+
+    ``is_truncating``: this sync's rows replace those at the destination.
+    """
 
     id: StreamName
     table: Table
@@ -25,6 +28,7 @@ class Stream:
     columns: tuple[Column, ...]
     row_filter: str | None
     member_oid: int = 0
+    is_truncating: bool = False
 
     @property
     def fields(self) -> frozenset[str]:
@@ -56,7 +60,8 @@ def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> 
         is_followed = entry.sync_mode == "incremental"
         if is_followed:
             _expect_followable(entry, table)
-        streams.append(Stream(entry.id, table, is_followed, _selected(entry, table, is_followed), None))
+        columns = _selected(entry, table, is_followed)
+        streams.append(Stream(entry.id, table, is_followed, columns, None, is_truncating=entry.is_truncating))
     return streams
 
 

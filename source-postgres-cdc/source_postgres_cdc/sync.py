@@ -42,8 +42,10 @@ class Sync:
 
     def _read_followed(self, streams: list[Stream], given: State | None) -> None:
         streams = self._publish(streams)
-        held = anchor.hold(self.session, self.server, self.settings, given)
         followed = [stream for stream in streams if stream.is_followed]
+        is_refresh = all(stream.is_truncating for stream in followed)
+        held = anchor.hold(self.session, self.server, self.settings, given, is_refresh=is_refresh)
+        given = held.given
         state = State(
             slot=held.slot,
             system_id=held.system_id,
@@ -53,8 +55,9 @@ class Sync:
             streams=merged(given.streams if given else {}, [stream.id for stream in followed]),
         )
         for stream in followed:
-            if (progress := state.streams.get(stream.id)) and progress.identity is not None:
-                expect_same(stream, progress.identity)
+            if progress := state.streams.get(stream.id):
+                if progress.identity is not None:
+                    expect_same(stream, progress.identity)
                 progress.identity = stream.identity
         self._initial_load().read_new(streams, state, has_position=given is not None)
         fence = barrier.fence(self.session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ SHAPES: dict[str, Callable[[], object]] = {
 def test_every_shape_gives_the_same_state(tmp_path, shape):
     path = tmp_path / "state.json"
     path.write_text(json.dumps(SHAPES[shape]()))
-    assert state.load(path, "my db") == example()
+    assert state.load(path, "my db", (USERS, ORDERS)) == example()
 
 
 def test_output_lines_of_a_destination_the_last_wins(tmp_path):
@@ -53,15 +54,15 @@ def test_output_lines_of_a_destination_the_last_wins(tmp_path):
     ]
     path = tmp_path / "out.jsonl"
     path.write_text("a word that is no JSON\n" + "".join(json.dumps(line) + "\n" for line in lines))
-    assert state.load(path, "my db") == example()
+    assert state.load(path, "my db", (USERS, ORDERS)) == example()
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "[{}]", '{"type":"LOG","log":{}}\n{"type":"TRACE","trace":{}}\n'])
 def test_no_state_is_a_first_sync(tmp_path, content):
     path = tmp_path / "state.json"
     path.write_text(content)
-    assert state.load(path, "db") is None
-    assert state.load(None, "db") is None
+    assert state.load(path, "db", (USERS,)) is None
+    assert state.load(None, "db", ()) is None
 
 
 @pytest.mark.parametrize(
@@ -73,9 +74,12 @@ def test_no_state_is_a_first_sync(tmp_path, content):
         "7",
         '[{"type":"GLOBAL"',
         '{"type":"STATE","state":\n',
-        '{"type":"STREAM","stream":{"stream_descriptor":{"name":"a"},"stream_state":{"x":1}}}',
+        '{"type":"STREAM","stream":{"stream_descriptor":{"name":"users","namespace":"public"},"stream_state":{"x":1}}}',
         '{"data":{"cursor":1}}',
         '{"type":"GLOBAL","global":{"shared_state":{"state":{"x":"y"}},"stream_states":[]}}',
+        '{"type":"GLOBAL","global":{"shared_state":{"state":{"[\\"db\\",{}]":"{}"}},"stream_states":[]}}',
+        '{"type":"GLOBAL","global":{"shared_state":{"state":{"[\\"db\\",{}]":"{\\"lsn\\":0}"}},"stream_states":[]}}',
+        '{"type":"UNKNOWN","x":1}',
         '{"type":"GLOBAL","global":{"shared_state":{"cdc":{"version":1,"slot":"s"}},"stream_states":[]}}',
         '{"type":"GLOBAL","global":{"shared_state":{"cdc":{"version":2}},"stream_states":[]}}',
     ],
@@ -84,12 +88,12 @@ def test_a_state_that_cannot_be_read_is_an_error(tmp_path, content):
     path = tmp_path / "state.json"
     path.write_text(content)
     with pytest.raises(ConfigError):
-        state.load(path, "db")
+        state.load(path, "db", (USERS,))
 
 
 def test_a_missing_state_file_is_an_error(tmp_path):
     with pytest.raises(ConfigError):
-        state.load(tmp_path / "nothing.json", "db")
+        state.load(tmp_path / "nothing.json", "db", ())
 
 
 def test_completion_is_explicit(tmp_path):
@@ -99,7 +103,7 @@ def test_completion_is_explicit(tmp_path):
     orders["stream_state"]["cdc"].pop("complete")
     path = tmp_path / "state.json"
     path.write_text(json.dumps(document))
-    loaded = state.load(path, "my db")
+    loaded = state.load(path, "my db", (USERS, ORDERS))
     assert loaded is not None
     # A refreshed stream leaves nothing out: its rows from before may still be at the destination.
     assert loaded.streams == {USERS: StreamProgress(is_complete=False), ORDERS: StreamProgress(is_complete=False)}
@@ -118,3 +122,57 @@ def test_the_debezium_offset_can_be_switched_back_to():
     assert json.loads(key) == ["my db", {"server": "my_db"}]
     assert json.loads(offset[key])["lsn_commit"] == 0x1_0000_0010
     assert payload()["sourceStats"] == {"recordCount": 5.0}
+
+
+def stored(tmp_path: Path, document: object) -> Path:
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def of_streams(*positions: tuple[StreamName, int]) -> list[dict[str, Any]]:
+    return [example(position).render_stream(name, 3) for name, position in positions]
+
+
+def test_a_state_per_stream_goes_on_from_the_lowest_position(tmp_path):
+    assert of_streams((USERS, 1))[0]["sourceStats"] == {"recordCount": 3.0}
+    path = stored(tmp_path, of_streams((USERS, 0x50), (ORDERS, 0x30), (USERS, 0x70)))
+    loaded = state.load(path, "my db", (USERS, ORDERS))
+    assert loaded is not None
+    assert (loaded.lsn, loaded.furthest, loaded.timeline) == (0x30, 0x70, 3)
+    users = loaded.streams[USERS]
+    assert (users.position, users.is_complete, users.identity) == (0x70, True, example().streams[USERS].identity)
+    # What is ahead stays ahead, in either type.
+    assert loaded.render_stream(USERS, 0)["stream"]["stream_state"]["cdc"]["shared"]["lsn"] == "0/70"
+    again = state.load(stored(tmp_path, loaded.render(0)), "my db", ())
+    assert again is not None
+    assert (again.lsn, again.streams[USERS].position, again.furthest) == (0x30, 0x70, 0x70)
+
+
+def test_a_stream_that_is_not_configured_any_more_does_not_hold_the_position_back(tmp_path):
+    path = stored(tmp_path, of_streams((USERS, 0x50), (ORDERS, 0x30)))
+    loaded = state.load(path, "my db", (USERS,))
+    assert loaded is not None
+    assert (loaded.lsn, set(loaded.streams)) == (0x50, {USERS})
+    assert state.load(path, "my db", (StreamName("public", "new"),)) is None
+
+
+def test_a_refreshed_stream_among_states_per_stream_is_read_anew(tmp_path):
+    documents = of_streams((USERS, 0x50), (ORDERS, 0x30))
+    ways: tuple[dict[str, Any] | None, ...] = (None, {})
+    for nothing in ways:
+        documents[1]["stream"]["stream_state"] = nothing
+        loaded = state.load(stored(tmp_path, documents), "my db", (USERS, ORDERS))
+        assert loaded is not None
+        assert loaded.lsn == 0x50
+        assert loaded.streams[ORDERS] == StreamProgress(is_complete=False)
+
+
+def test_the_kind_of_the_last_state_counts(tmp_path):
+    per_stream = of_streams((USERS, 0x50))
+    mixed = state.load(stored(tmp_path, [*per_stream, payload(0x20)]), "my db", (USERS, ORDERS))
+    assert mixed is not None
+    assert mixed.lsn == 0x20
+    mixed = state.load(stored(tmp_path, [payload(0x20), *per_stream]), "my db", (USERS, ORDERS))
+    assert mixed is not None
+    assert (mixed.lsn, set(mixed.streams)) == (0x50, {USERS})
