@@ -163,6 +163,30 @@ class Cluster:
         self._process = None
         wait_until(lambda: not any(map(_lives, children)), STOP_DEADLINE_S, "the killed server's processes are gone")
 
+    def save(self) -> None:
+        """Keep a copy of the data as they are now, replication slots included, for ``restore``."""
+        self._end(signal.SIGINT)
+        _copy(self._data, self.home / "saved")
+        self.start()
+
+    def restore(self, position: str) -> None:
+        """Go back to the data of ``save``, and forward from there to ``position`` (an LSN) on a new timeline."""
+        self._end(signal.SIGINT)
+        former = self._data.rename(self.home / f"former-{time.monotonic_ns()}")
+        _copy(self.home / "saved", self._data)
+        (self._data / "recovery.signal").touch()
+        owner().take(self._data / "recovery.signal")
+        with (self._data / "postgresql.conf").open("a") as conf:
+            conf.write(f'restore_command = \'cp "{former}/pg_wal/%f" "%p"\'\n')
+            conf.write(f"recovery_target_lsn = '{position}'\nrecovery_target_action = 'promote'\n")
+        self.start()
+        wait_until(self._is_primary, START_DEADLINE_S, "the restored server is promoted")
+
+    def _is_primary(self) -> bool:
+        with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("select not pg_is_in_recovery()")
+            return bool((cursor.fetchone() or [False])[0])
+
     def log_tail(self, size: int = 8_000) -> str:
         """The end of the server's log."""
         if self._home is None or not self._log.exists():
@@ -314,6 +338,12 @@ def wait_until(condition: Callable[[], object], deadline_s: float, what: str) ->
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {deadline_s:.0f} s: {what}")
         time.sleep(_POLL_S)
+
+
+def _copy(origin: Path, target: Path) -> None:
+    shutil.copytree(origin, target, symlinks=True)
+    for path in (target, *target.rglob("*")):
+        owner().take(path)
 
 
 def _free_port() -> int:

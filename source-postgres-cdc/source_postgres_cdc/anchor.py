@@ -99,9 +99,10 @@ def _expect_history(
 
 def _usable(session: Connection, facts: Server, settings: SourceSettings, given: State | None) -> Slot:
     """The anchor, free and fit to go on from ``given``; made where it may be."""
-    found = _free(session, facts, settings, _found_or_made(session, facts, settings, given))
+    found = _found_or_made(session, facts, settings, given)
     if (trouble := slot.problem(found, facts.database)) is not None:
         raise trouble
+    found = _free(session, facts, settings, found)
     if given is not None:
         slot.judge(found, given)
     return found
