@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from integration_tests.source.reading import catalog_of, confirmed, position, read, slot_of
+from integration_tests.source.reading import catalog_of, config, confirmed, last_state, position, read, slot_of
+from integration_tests.support import connector
+from integration_tests.support.connector import SOURCE
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import wait_until
 
@@ -147,3 +149,29 @@ def test_what_is_already_counted_in_windows_is_not_sent_twice(orders: Database) 
     assert len(ids) == len(set(ids)) == 120_000
     third = read(orders, catalog, second, transport="bulk")
     assert [row["id"] for row in third.records()] == [7_000_000]
+
+
+def test_a_member_of_a_replication_role_reads_through_bulk(orders: Database) -> None:
+    """``CREATE ROLE r REPLICATION; GRANT r TO u``: no walsender for such a user, but slots, as that role."""
+    role, user = f"replicators_{orders.name}", f"member_{orders.name}"
+    orders.execute(f"create role {role} replication")
+    orders.execute(f"create role {user} login password 'secret' in role {role}")
+    orders.execute(f"grant select on all tables in schema public to {user}")
+    orders.execute("create publication airbyte_publication for table orders")
+    try:
+        catalog = catalog_of(orders)
+        settings = {**config(orders), "username": user, "password": "secret"}
+        first = connector.run(SOURCE, "read", config=settings, catalog=catalog)
+        assert first.exit_code == 0, first
+        assert len(first.records()) == 500
+        change(orders)
+        second = connector.run(SOURCE, "read", config=settings, catalog=catalog, state=[last_state(first)])
+        assert second.exit_code == 0, second
+        assert shown(second) == shown(read(orders, catalog, first))
+        assert confirmed(orders) == position(first)
+        checked = connector.run(SOURCE, "check", config=settings)
+        assert checked.connection_status["status"] == "SUCCEEDED", checked
+    finally:
+        orders.execute(f"drop owned by {user}")
+        orders.execute(f"drop role {user}")
+        orders.execute(f"drop role {role}")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import StreamName
+from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc import server
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.bulk import BulkReader
@@ -42,7 +42,10 @@ class Following:
         self._settings = settings
         self._emitter = emitter
         self._streams = streams
-        self._has_bulk = True
+        # A walsender looks at the attribute of the user itself: a member of a role reads through slot functions.
+        self._role = server.replication_role(session)
+        self._has_bulk = settings.transport != "stream" or self._role is not None
+        self._may_stream = settings.transport != "bulk" and self._role is None
 
     def read_to(self, end: int, state: State) -> None:
         """Every change that committed between the state's position and ``end``; what is decoded ends there too."""
@@ -64,24 +67,30 @@ class Following:
             changes.flush()
             state.lsn = reader.position
         # A bulk reader may end before the end: streaming goes on.
-        self._has_bulk = self._has_bulk and state.lsn >= end
+        if state.lsn < end:
+            self._has_bulk = False
 
     def _open(self, start: int, end: int) -> BulkReader | ChangeStream:
         settings = self._settings
         limit_s = settings.replication_method.initial_waiting_seconds
         arguments = (settings.slot, settings.publication, start, limit_s)
         if self._is_bulk(end - start):
-            is_bounded = settings.transport == "auto"
+            session = server.open_session(settings)
+            server.become(session, self._role)
             try:
-                return BulkReader(server.open_session(settings), *arguments, is_bounded=is_bounded)
-            except CopyImpossible:
-                self._has_bulk = False
+                return BulkReader(session, *arguments, is_bounded=self._may_stream)
+            except CopyImpossible as error:
+                if self._role is not None:
+                    raise ConfigError(
+                        "The server has no free replication slot for this sync's temporary copy, which a user that is "
+                        "only a member of a REPLICATION role needs.",
+                        remedy="Raise max_replication_slots, drop unused slots, or give the user REPLICATION.",
+                    ) from error
+                self._has_bulk = self._may_stream = False
         return ChangeStream(server.open_replication_session(settings, self._server), *arguments)
 
     def _is_bulk(self, backlog: int) -> bool:
-        if self._settings.transport == "auto":
-            return self._has_bulk and backlog >= BULK_BYTES
-        return self._settings.transport == "bulk"
+        return self._has_bulk and (backlog >= BULK_BYTES or not self._may_stream)
 
     def _is_due(self, pending: int, checkpoint_at: float) -> bool:
         return (

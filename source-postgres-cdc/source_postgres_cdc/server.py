@@ -144,19 +144,23 @@ def replication_role(session: Connection) -> str | None:
     return found[0][0] if found else None
 
 
+def become(session: Connection, role: str | None) -> None:
+    """Run what follows in ``session`` as ``role``, if there is one."""
+    if role is not None:
+        with session.cursor() as cursor:
+            cursor.execute(SQL("set role {}").format(sql.name(role)))
+
+
 @contextmanager
 def as_replicator(session: Connection) -> Iterator[None]:
     """What is run inside runs as ``replication_role``, where there is one. ``session`` is in autocommit mode."""
     role = replication_role(session)
-    if role is None:
+    become(session, role)
+    try:
         yield
-        return
-    with session.cursor() as cursor:
-        cursor.execute(SQL("set role {}").format(sql.name(role)))
-        try:
-            yield
-        finally:
-            if not session.closed:
+    finally:
+        if role is not None and not session.closed:
+            with session.cursor() as cursor:
                 cursor.execute("reset role")
 
 
