@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import REFRESHES, ConfigError, RefreshNeeded, TransientError
-from source_postgres_cdc import barrier, lsn, server, slot, timeline
+from source_postgres_cdc import barrier, lsn, raw_cursor, server, slot, timeline
 from source_postgres_cdc.server import Identity, Server
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.slot import PositionLost, Slot
@@ -60,9 +60,22 @@ def hold(
     if settings.failover and not found.has_failover:
         log.warning("The slot %s was made without failover: drop it and reset the connection", found.name)
     if given is not None:
-        slot.advance(session, found, given.lsn, settings.replication_method.initial_waiting_seconds)
+        _advance(session, facts, settings, found, given.lsn)
     position = given.lsn if given else found.confirmed_lsn or 0
     return Anchor(found.name, identity.system_id, identity.timeline, position, given)
+
+
+def _advance(session: Connection, facts: Server, settings: SourceSettings, found: Slot, position: int) -> None:
+    if facts.version >= 110000:
+        slot.advance(session, found, position, settings.replication_method.initial_waiting_seconds)
+    elif found.confirmed_lsn is None or found.confirmed_lsn < position:
+
+        def is_moved() -> bool:
+            now = slot.find(session, facts.version, found.name)
+            return now is not None and now.confirmed_lsn == position
+
+        walsender = server.open_replication_session(settings, facts)
+        raw_cursor.move(walsender, found.name, settings.publication, position, is_moved)
 
 
 def _expect_history(

@@ -36,14 +36,17 @@ class Publication:
 
 _PUBLICATION = """
 select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), '') = %(mark)s,
-       p.pubtruncate, p.pubinsert, p.pubupdate, p.pubdelete
+       {sends_truncate}, p.pubinsert, p.pubupdate, p.pubdelete
 from pg_publication p where p.pubname = %(name)s
 """
 
 
 def find(session: Connection, name: str) -> Publication | None:
     """The publication ``name``, or None."""
-    found = server.rows(session, _PUBLICATION, {"name": name, "mark": MARK})
+    # Before 11 no TRUNCATE is published by anybody.
+    sends_truncate = "p.pubtruncate" if session.server_version >= 110000 else "true"
+    query = _PUBLICATION.format(sends_truncate=sends_truncate)
+    found = server.rows(session, query, {"name": name, "mark": MARK})
     if not found:
         return None
     name, is_ours, sends_truncate, *published = found[0]

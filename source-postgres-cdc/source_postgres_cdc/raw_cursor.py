@@ -1,25 +1,31 @@
 """A replication cursor that never confirms a position: libpq's own functions on a connection of the driver's.
 
 psycopg2 answers keep-alives with the position that it has received, which is right for a temporary slot and would move
-the anchor past what a destination has committed (tried: an unread slot moved in 4 s). Here ``flush`` is always 0,
-"nothing to say" (PostgreSQL documentation 55.4, "Standby status update").
+the anchor past what a destination has committed (tried: an unread slot moved in 4 s). Here ``flush`` is 0 in every
+status, "nothing to say" (PostgreSQL documentation 55.4, "Standby status update"), but for ``move``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import select
 import struct
 import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 from psycopg2 import errors
-from psycopg2.sql import Composable
+from psycopg2.sql import SQL, Composable, Composed
 
+from airbyte_pg import sql
 from airbyte_pg.connect import Connection
+from airbyte_pg.errors import TransientError
+from source_postgres_cdc import lsn
 
 # On servers before 12 nobody can lengthen wal_sender_timeout for one session: while the output is blocked, somebody
 # else must answer.
@@ -44,9 +50,13 @@ class Message:
 
 
 class RawCursor:
-    """As much of psycopg2's ReplicationCursor as the stream uses; ``session`` is in nobody else's hands meanwhile."""
+    """As much of psycopg2's ReplicationCursor as the stream uses; ``session`` is in nobody else's hands meanwhile.
 
-    def __init__(self, session: Connection) -> None:
+    ``flushed`` is what is confirmed, with every answer.
+    """
+
+    def __init__(self, session: Connection, flushed: int = 0) -> None:
+        self._flushed = flushed
         self.connection = session
         self.wal_end = 0
         self._libpq = _libpq()
@@ -116,7 +126,7 @@ class RawCursor:
 
     def _answer(self, *, asks: bool) -> None:
         now = int((time.time() - _EPOCH_S) * 1_000_000)
-        status = _STATUS(b"r", self.wal_end, 0, 0, now, asks)
+        status = _STATUS(b"r", self.wal_end, self._flushed, self._flushed, now, asks)
         # Not sent at once where the server does not read; it will be with the next one.
         if self._libpq.PQputCopyData(self._connection, status, len(status)) == 1:
             self._libpq.PQflush(self._connection)
@@ -127,6 +137,36 @@ class RawCursor:
         said = self._libpq.PQresultErrorMessage(result) or self._libpq.PQerrorMessage(self._connection)
         self._libpq.PQclear(result)
         return psycopg2.OperationalError((said or b"the server has ended the stream").decode(errors="replace"))
+
+
+def move(walsender: Connection, slot: str, publication: str, position: int, is_moved: Callable[[], bool]) -> None:
+    """Confirm ``position`` on ``slot``, before 11, where no function does, until ``is_moved``. Closes ``walsender``.
+
+    Raises TransientError when that takes too long.
+    """
+    with closing(walsender):
+        cursor = RawCursor(walsender, flushed=position)
+        cursor.start_replication_expert(start_statement(walsender, slot, publication, position), decode=False)
+        try:
+            cursor.send_feedback(reply=True)
+            deadline = time.monotonic() + _BUSY_S
+            while not is_moved():
+                cursor.read_message()
+                if time.monotonic() > deadline:
+                    raise TransientError(f"The replication slot {slot} could not be moved to the state's position.")
+                select.select([walsender.fileno()], [], [], _PAUSE_S)
+        finally:
+            cursor.close()
+
+
+def start_statement(session: Connection, slot: str, publication: str, start: int) -> Composed:
+    """START_REPLICATION of ``slot`` from ``start`` on."""
+    return SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
+        sql.name(slot),
+        SQL(lsn.render(start)),
+        # A list of identifiers inside a literal: quoted twice.
+        sql.literal(sql.text(sql.name(publication), session)),
+    )
 
 
 @functools.cache

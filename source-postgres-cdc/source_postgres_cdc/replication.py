@@ -9,16 +9,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from psycopg2.sql import SQL
-
-from airbyte_pg import sql
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import TransientError
 from source_postgres_cdc import cursor_slot, lsn
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core import pgoutput
 from source_postgres_cdc.cursor_slot import CopyImpossible
-from source_postgres_cdc.raw_cursor import RawCursor
+from source_postgres_cdc.raw_cursor import RawCursor, start_statement
 
 _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
 # While there is nothing to read the server is asked this often how far it has decoded: soon at first, then less often.
@@ -50,15 +47,7 @@ class ChangeStream:
             self._cursor = RawCursor(session)
             name = anchor
             log.info("no copy of the slot %s can be made: it is read itself, and not moved", anchor)
-        self._cursor.start_replication_expert(
-            SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
-                sql.name(name),
-                SQL(lsn.render(start)),
-                # A list of identifiers inside a literal: quoted twice.
-                sql.literal(sql.text(sql.name(publication), session)),
-            ),
-            decode=False,
-        )
+        self._cursor.start_replication_expert(start_statement(session, name, publication, start), decode=False)
 
     def __enter__(self) -> ChangeStream:
         return self

@@ -46,7 +46,8 @@ _LATER = {
 # TCP of the server's side: a client that vanished is noticed within 30 s, so its slot and lock are free soon.
 _SERVER_KEEPALIVES = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
-MINIMUM_VERSION = 120000
+# Publications and pgoutput came with it.
+MINIMUM_VERSION = 100000
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def inspect(session: Connection) -> Server:
     """The server's facts. Raises ConfigError for a server that this version cannot read."""
     server = Server(*rows(session, _FACTS)[0])
     if server.version < MINIMUM_VERSION:
-        raise ConfigError("PostgreSQL before version 12 is not supported yet.")
+        raise ConfigError("PostgreSQL before version 10 has no logical replication of its own.")
     if server.encoding == "SQL_ASCII":
         raise ConfigError("A database with encoding SQL_ASCII is not supported yet.")
     return server

@@ -89,7 +89,7 @@ order by n.nspname, c.relname
 """
 
 _COLUMNS = """
-select a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, a.attgenerated <> '',
+select a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, {is_generated},
        has_column_privilege(a.attrelid, a.attnum, 'select')
 from pg_attribute a
 where a.attrelid = any (%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
@@ -103,7 +103,7 @@ from pg_index i
 cross join lateral unnest(i.indkey::int2[]) with ordinality k (attnum, place)
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
 where i.indrelid = any (%(oids)s::oid[]) and i.indisprimary and i.indimmediate and i.indisvalid
-  and k.place <= i.indnkeyatts
+  and k.place <= {key_size}
 group by i.indrelid
 """
 
@@ -139,9 +139,12 @@ def load(session: Connection, selected: Selection) -> list[Table]:
     ]
     oids = {"oids": [head[0] for head in heads]}
     columns: dict[int, list[Column]] = {}
-    for oid, *column in server.rows(session, _COLUMNS, oids):
+    # Generated columns came with 12, columns that an index only includes with 11.
+    is_generated = "a.attgenerated <> ''" if session.server_version >= 120000 else "false"
+    key_size = "i.indnkeyatts" if session.server_version >= 110000 else "i.indnatts"
+    for oid, *column in server.rows(session, _COLUMNS.format(is_generated=is_generated), oids):
         columns.setdefault(oid, []).append(Column(*column))
-    keys = {oid: tuple(key) for oid, key in server.rows(session, _KEYS, oids)}
+    keys = {oid: tuple(key) for oid, key in server.rows(session, _KEYS.format(key_size=key_size), oids)}
     tables = []
     for oid, schema, name, kind, identity, is_permanent, estimated_rows, size in heads:
         every = columns.get(oid, [])
