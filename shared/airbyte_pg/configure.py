@@ -27,6 +27,15 @@ def configure(catalog: bytes, generations: Generations) -> Json:
     return {"streams": streams}
 
 
+def refreshable(catalog: Json, generations: Generations) -> list[StreamName]:
+    """The incremental streams of a configured catalog, when all of them can be refreshed; none otherwise.
+
+    A stream whose generation the user gave is the user's to refresh.
+    """
+    incremental = [_name(entry) for entry in catalog["streams"] if entry.get("sync_mode") == "incremental"]
+    return incremental if generations.numbered.issuperset(incremental) else []
+
+
 def _streams(catalog: bytes) -> list[Json]:
     for document in _documents(catalog):
         found = document.get("catalog") if document.get("type") == "CATALOG" else document
@@ -69,14 +78,19 @@ def _configured(stream: Json) -> Json:
 
 
 def _number(configured: Json, generations: Generations) -> None:
-    name = configured["stream"].get("name")
-    if not isinstance(name, str):
-        raise ConfigError("The catalog has a stream without a name.")
-    stream = StreamName(configured["stream"].get("namespace"), name)
+    stream = _name(configured)
     replaces = configured.get("destination_sync_mode") == "overwrite"
     if configured.get("generation_id") is None:
         configured["generation_id"] = generations.raised(stream) if replaces else generations.kept(stream)
     if configured.get("minimum_generation_id") is None:
+        replaces = replaces or generations.is_refreshing(stream)
         configured["minimum_generation_id"] = configured["generation_id"] if replaces else 0
     if configured.get("sync_id") is None:
         configured["sync_id"] = generations.sync_id
+
+
+def _name(configured: Json) -> StreamName:
+    name = configured["stream"].get("name")
+    if not isinstance(name, str):
+        raise ConfigError("The catalog has a stream without a name.")
+    return StreamName(configured["stream"].get("namespace"), name)

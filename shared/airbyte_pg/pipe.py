@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 from airbyte_pg.errors import ConfigError
@@ -74,8 +74,18 @@ class Processes:
         os.close(self._woken)
         os.close(self._waker)
 
-    def start(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL, stdout: int) -> Process:
-        """Start ``command``; its stderr is ours. Raises ConfigError when it cannot be started."""
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start ``command``; its stderr is ours, its environment too, with ``environment`` added.
+
+        Raises ConfigError when it cannot be started.
+        """
         parent = os.getpid()
 
         def die_with_parent() -> None:
@@ -87,21 +97,28 @@ class Processes:
         try:
             # A session of its own: Ctrl-C at the terminal reaches us alone, and a wrapper is ended with what it runs.
             child = subprocess.Popen(
-                list(command), stdin=stdin, stdout=stdout, start_new_session=True, preexec_fn=die_with_parent
+                list(command),
+                stdin=stdin,
+                stdout=stdout,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         except OSError as error:
             raise ConfigError(f"The command {command[0]} cannot be started: {error.strerror}.") from error
         self._children.append(child)
         return child
 
-    def start_joined(self, source: Sequence[str], destination: Sequence[str]) -> tuple[Process, Process]:
+    def start_joined(
+        self, source: Sequence[str], destination: Sequence[str], source_environment: Mapping[str, str]
+    ) -> tuple[Process, Process]:
         """Start both, the output of the first as the input of the second; the second's output is for ``lines``."""
         reading, writing = os.pipe()
         try:
             if sys.platform == "linux":
                 _enlarge(writing)
             receiver = self.start(destination, stdin=reading, stdout=subprocess.PIPE)
-            sender = self.start(source, stdout=writing)
+            sender = self.start(source, stdout=writing, environment=source_environment)
         finally:
             # Our copies would keep the pipe open after its real owner has died.
             os.close(reading)

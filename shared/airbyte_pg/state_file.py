@@ -92,6 +92,10 @@ class StateFile:
             key = StreamName(head.stream.stream_descriptor.namespace, head.stream.stream_descriptor.name)
         self._payloads[key] = payload
 
+    def forget(self) -> None:
+        """Know no state any more; the file stays until the next ``save``."""
+        self._kind, self._payloads = None, {}
+
     def save(self) -> None:
         """Write the file, durably. Raises ConfigError when that is impossible."""
         try:

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from airbyte_pg.configure import configure
-from airbyte_pg.errors import ConfigError
+from airbyte_pg.configure import configure, refreshable
+from airbyte_pg.errors import REFRESHES, ConfigError, RefreshNeeded
 from airbyte_pg.generations import Generations
 from airbyte_pg.pipe import Process, Processes, exit_code
 from airbyte_pg.progress import Progress
@@ -105,17 +105,14 @@ class _Sync:
         code, catalog = self._discover() if self._plan.catalog is None else (0, _read(self._plan.catalog))
         if code or self._processes.stopped_by is not None:
             return code
-        configured = self._folder / "catalog.json"
-        configured.write_bytes(orjson.dumps(configure(catalog, self._generations)))
         if self._states.is_empty and self._generations.succeeded:
             self._progress.say(
                 "warning: the state file is gone, so everything is read again; rows that were deleted at the source in "
                 "the meantime stay in tables that are kept (incremental)."
             )
-        self._generations.save()
-        code = self._move(configured)
-        if code == 0 and not self._generations.succeeded:
-            self._generations.succeeded = True
+        code = self._move(catalog)
+        if code == 0:
+            self._generations.end_well()
             self._generations.save()
         return code
 
@@ -131,10 +128,15 @@ class _Sync:
             self._progress.say(f"sync failed: discover ended with exit code {code}")
         return code, b"\n".join(found)
 
-    def _move(self, catalog: Path) -> int:
-        source, destination = self._commands(catalog)
+    def _move(self, catalog: bytes, *, may_refresh: bool = True) -> int:
+        configured = configure(catalog, self._generations)
+        self._generations.save()
+        file = self._folder / "catalog.json"
+        file.write_bytes(orjson.dumps(configured))
+        refreshed = refreshable(configured, self._generations) if may_refresh else []
+        source, destination = self._commands(file)
         self._progress.start()
-        sender, receiver = self._processes.start_joined(source, destination)
+        sender, receiver = self._processes.start_joined(source, destination, {REFRESHES: "1"} if refreshed else {})
         for lines in self._processes.lines(receiver):
             if sum(self._take(line) == "STATE" for line in lines):
                 # Once for all that came together: each saving costs two fsyncs.
@@ -143,6 +145,11 @@ class _Sync:
         code = self._processes.wait_for(receiver, _ORDERLY_GRACE_S)
         self._processes.wait_for(sender, _FAILED_GRACE_S if code else _ORDERLY_GRACE_S)
         self._progress.clear()
+        if refreshed and exit_code(sender) == RefreshNeeded.exit_code and self._processes.stopped_by is None:
+            self._progress.say("warning: every incremental table is read again, replacing its rows")
+            self._generations.refresh(refreshed)
+            self._states.forget()
+            return self._move(catalog, may_refresh=False)
         return self._judge(sender, receiver)
 
     def _commands(self, catalog: Path) -> tuple[list[str], list[str]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from airbyte_pg.configure import configure
-from airbyte_pg.errors import ConfigError
+from airbyte_pg.configure import configure, refreshable
+from airbyte_pg.errors import ConfigError, StreamName
 from airbyte_pg.generations import Generations
 
 KEYED = {
@@ -92,3 +92,29 @@ def test_damaged_generations_are_refused(state: Path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ConfigError, match="damaged"):
         Generations.beside(state)
+
+
+def test_refresh_replaces_rows_until_a_sync_has_ended_well(state: Path):
+    users, _ = configured({"streams": [KEYED, KEYLESS]}, state)
+    assert ids(users) == (1, 0, 1)
+    generations = Generations.beside(state)
+    generations.refresh([StreamName("public", "users")])
+    generations.save()
+    for sync in (3, 4):
+        users, log = configured({"streams": [KEYED, KEYLESS]}, state)
+        assert ids(users) == (2, 2, sync)
+    generations = Generations.beside(state)
+    generations.end_well()
+    generations.save()
+    users, log = configured({"streams": [KEYED, KEYLESS]}, state)
+    assert ids(users) == (2, 0, 6)
+    assert ids(log) == (4, 4, 6)
+
+
+def test_only_streams_with_generations_of_ours_can_be_refreshed(state: Path):
+    generations = Generations.beside(state)
+    catalog = json.dumps({"streams": [KEYED, KEYLESS]}).encode()
+    assert refreshable(configure(catalog, generations), generations) == [StreamName("public", "users")]
+    given = {"streams": [{"stream": KEYED, "sync_mode": "incremental", "generation_id": 5}]}
+    generations = Generations.beside(state)
+    assert refreshable(configure(json.dumps(given).encode(), generations), generations) == []
