@@ -268,3 +268,69 @@ def test_a_restore_to_a_point_in_time_is_told_by_the_timeline(restorable):
     again = read(restorable, truncating(catalog), after, **RESYNC)
     assert [row["id"] for row in again.records()] == [1, 2, 4]
     assert read(restorable, catalog, again).records() == []
+
+
+def test_failover_slots_need_a_server_that_has_them(table):
+    if table.server.major >= 17:
+        pytest.skip("this one has them")
+    error = failure(read(table, catalog_of(table), failover=True))
+    assert error["failure_type"] == "config_error"
+    assert "PostgreSQL 17" in error["message"]
+
+
+@pytest.fixture
+def standby(destination_db: Database) -> Iterator[Database]:
+    """A table, and a physical slot that failover slots wait for."""
+    if destination_db.server.major < 17:
+        pytest.skip("failover slots came with PostgreSQL 17")
+    name = f"standby_{destination_db.name}"
+    destination_db.execute("create table t (id int primary key); insert into t values (1)")
+    destination_db.execute("select pg_create_physical_replication_slot(%s, true)", name)
+    destination_db.execute(f"alter system set synchronized_standby_slots = '{name}'")
+    destination_db.execute("select pg_reload_conf()")
+    yield destination_db
+    destination_db.execute("alter system reset synchronized_standby_slots")
+    destination_db.execute("select pg_reload_conf()")
+    destination_db.execute("select pg_drop_replication_slot(%s)", name)
+
+
+def test_a_failover_slot_is_read_only_as_far_as_its_standbys_are(standby):
+    catalog = catalog_of(standby)
+    lagging = failure(read(standby, catalog, failover=True, initial_waiting_seconds=1))
+    assert lagging["failure_type"] == "transient_error"
+    assert f"standby_{standby.name}" in lagging["message"]
+    failover = "select failover from pg_replication_slots where slot_name = %s"
+    assert standby.value(failover, slot_of(standby)) is True
+    confirm = "select pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())"
+    with connector.start(SOURCE, "read", config=config(standby, failover=True), catalog=catalog) as sync:
+
+        def is_over() -> bool:
+            standby.execute(confirm, f"standby_{standby.name}")
+            return sync.exit_code is not None
+
+        wait_until(is_over, 30, "the sync ends when the standby has everything")
+        outcome = sync.finish()
+    assert outcome.exit_code == 0, outcome
+    # A slot that its standbys hold back is not waited for without an end.
+    standby.execute("insert into t values (2)")
+    state = last_state(outcome)
+    state["global"]["shared_state"]["cdc"]["lsn"] = standby.value("select pg_current_wal_flush_lsn()::text")
+    error = failure(read(standby, catalog, state, failover=True, initial_waiting_seconds=1))
+    assert error["failure_type"] == "transient_error"
+    assert "synchronized_standby_slots" in error["message"]
+
+
+def test_the_heartbeat_runs_once_per_sync_as_the_user_and_its_failure_is_a_warning(table):
+    table.execute("create table beats (who text, at timestamptz)")
+    beat = {"heartbeat_action_query": "insert into beats values (current_user, now())"}
+    catalog = catalog_of(table, only=["t"])
+    first = read(table, catalog, **beat)
+    assert first.exit_code == 0, first
+    assert table.value("select count(*) from beats") == 1
+    second = read(table, catalog, first, heartbeat_action_query="select secret_value from nowhere where x like '%d'")
+    assert second.exit_code == 0, second
+    assert "heartbeat_action_query failed" in warnings(second)
+    assert "nowhere" not in warnings(second)
+    # Before the end of the sync is set: what it writes to a followed table is in the same sync.
+    beat = {"heartbeat_action_query": "insert into t values (7); update t set v = 'b' where id = 7"}
+    assert [row["id"] for row in read(table, catalog, second, **beat).records()] == [7, 7]

@@ -103,6 +103,33 @@ def fence(session: Connection) -> int:
     return position
 
 
+# Physical slots that must have a position before a failover slot's consumer may see it (17+), and have not.
+_LAGGING = """
+select trim(both ' "' from name)
+from unnest(string_to_array(nullif(current_setting('synchronized_standby_slots', true), ''), ',')) name
+where not exists (
+  select from pg_replication_slots s
+  where s.slot_name = trim(both ' "' from name) and s.restart_lsn >= %(position)s::pg_lsn
+)
+"""
+
+
+def wait_for_standbys(session: Connection, position: int, wait_s: float) -> None:
+    """Return when every slot in synchronized_standby_slots has confirmed ``position``.
+
+    Otherwise a failover could lose what was sent. Raises TransientError naming those that lag after ``wait_s`` seconds.
+    """
+    lagging: list[str] = []
+    for _ in _attempts(wait_s):
+        lagging = [row[0] for row in server.rows(session, _LAGGING, {"position": lsn.render(position)})]
+        if not lagging:
+            return
+    raise TransientError(
+        f"Standbys have not confirmed the end of this sync within {wait_s:.0f} s: {', '.join(lagging)}.",
+        remedy="See that they run, or take their slots out of synchronized_standby_slots.",
+    )
+
+
 def flushed_position(session: Connection) -> int:
     """The position up to which the server has flushed its WAL."""
     return lsn.parse(server.value(session, "select pg_current_wal_flush_lsn()::text"))

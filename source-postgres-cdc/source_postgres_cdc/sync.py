@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airbyte_pg.connect import Connection
-from source_postgres_cdc import anchor, barrier, lsn, publication, server, tables
+from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, server, tables
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.follow import Following
 from source_postgres_cdc.initial import InitialLoad
@@ -60,7 +60,10 @@ class Sync:
                     expect_same(stream, progress.identity)
                 progress.identity = stream.identity
         self._initial_load().read_new(streams, state, has_position=given is not None)
+        heartbeat.beat(self.settings)
         fence = barrier.fence(self.session)
+        if self.settings.failover:
+            barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
         log.info("following changes from %s to %s", lsn.render(state.lsn), lsn.render(fence))
         following = Following(self.session, self.server, self.settings, self.emitter, followed)
         # A newly published table ends the decoding session: servers without the fix for concurrent invalidations keep
