@@ -260,6 +260,10 @@ def test_a_restore_to_a_point_in_time_is_told_by_the_timeline(restorable):
     error = failure(read(restorable, catalog, after))
     assert error["failure_type"] == "config_error"
     assert "was restored" in error["message"]
+    # Who may not ask for the history of timelines is told what would help.
+    restorable.execute(f"create role poor login password '{PASSWORD}'; grant select on t to poor")
+    poor = connector.run(SOURCE, "read", config=as_user(restorable, "poor"), catalog=catalog, state=[last_state(after)])
+    assert 'ALTER ROLE "poor" REPLICATION' in failure(poor)["message"]
     # What had not seen more than the restored server goes on, on its timeline.
     onward = read(restorable, catalog, before)
     assert [row["id"] for row in onward.records()] == [2, 4]

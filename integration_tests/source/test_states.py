@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from integration_tests.source.reading import catalog_of, confirmed, failure, last_state, read
+from integration_tests.source.reading import catalog_of, confirmed, failure, last_state, read, slot_of
 from integration_tests.support.connector import Outcome
 from integration_tests.support.databases import Database
 
@@ -126,6 +126,20 @@ def test_a_position_behind_a_page_header_loses_nothing(two):
     assert confirmed(two) == two.value("select ('0/0'::pg_lsn + %s)::text", position - position % 8192)
 
 
+def test_a_slot_that_the_old_connector_confirmed_as_far_as_its_last_commit_is_gone_on_from(two):
+    catalog = catalog_of(two)
+    first = read(two, catalog)
+    committed = int(two.value("select pg_current_wal_flush_lsn() - '0/0'::pg_lsn"))
+    two.execute("select pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", slot_of(two))
+    two.execute("insert into a values (4)")
+    given = foreign(first, DONE, DONE, lsn_proc=committed - 8, lsn_commit=committed, lsn=committed)
+    second = read(two, catalog, given)
+    assert [row["id"] for row in second.records()] == [4]
+    # Further than that, and changes are gone.
+    two.execute("select pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", slot_of(two))
+    assert "ahead of the state" in failure(read(two, catalog, given))["message"]
+
+
 @pytest.mark.parametrize(
     "stream_state",
     [
@@ -211,3 +225,19 @@ def test_a_stream_that_is_refreshed_is_read_anew_among_states_per_stream(two):
     third = read(two, catalog_of(two, only=["b"]), list(kept.values()), state_type="stream")
     assert list(last_of_each(third)) == ["b"]
     assert len(read(two, catalog, list(last_of_each(third).values()), state_type="stream").records("a")) == 3
+
+
+def test_a_stream_that_was_removed_for_a_while_is_read_anew_though_its_state_was_kept(two):
+    catalog = catalog_of(two)
+    first = read(two, catalog, state_type="stream")
+    two.execute("insert into b values (1)")
+    alone = catalog_of(two, only=["b"])
+    second = read(two, alone, list(last_of_each(first).values()), state_type="stream")
+    third = read(two, alone, list(last_of_each(second).values()), state_type="stream")
+    two.execute("delete from a where id = 1; insert into b values (2)")
+    # The runner still has the state of a stream that nobody has followed meanwhile.
+    back = read(two, catalog, list(last_of_each(first, second, third).values()), state_type="stream")
+    assert back.exit_code == 0, back
+    assert [row["id"] for row in back.records("a")] == [2, 3]
+    assert [row["id"] for row in back.records("b")] == [2]
+    assert any("read anew: public.a" in entry["message"] for entry in back.logs)

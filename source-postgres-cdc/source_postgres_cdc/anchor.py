@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import REFRESHES, ConfigError, RefreshNeeded, TransientError
@@ -46,12 +46,15 @@ def hold(
     ``is_refresh``: every stream replaces its rows at the destination. Raises ConfigError where going on from ``given``
     would lose changes, TransientError where another one uses the slot.
     """
+    if settings.failover and (failure := slot.failover_problem(facts.version)) is not None:
+        raise failure
     identity = server.identify(session, settings, facts)
     slot.lock(session, settings.slot)
     try:
         if given is not None:
             _expect_history(session, facts, settings, identity, given)
         found = _usable(session, facts, settings, given)
+        given = _met(given, found) if given is not None else None
     except PositionLost as lost:
         _expect_resync(settings, lost, is_refresh=is_refresh)
         given = None
@@ -111,14 +114,23 @@ def _expect_history(
 
 
 def _usable(session: Connection, facts: Server, settings: SourceSettings, given: State | None) -> Slot:
-    """The anchor, free and fit to go on from ``given``; made where it may be."""
+    """The anchor, free and fit to be used; made where it may be (not behind a state)."""
     found = _found_or_made(session, facts, settings, given)
     if (trouble := slot.problem(found, facts.database)) is not None:
         raise trouble
-    found = _free(session, facts, settings, found)
-    if given is not None:
-        slot.judge(found, given)
-    return found
+    return _free(session, facts, settings, found)
+
+
+def _met(given: State, found: Slot) -> State:
+    """``given`` as it can be gone on from with the slot ``found``. Raises PositionLost where it cannot."""
+    confirmed = lsn.before_header(found.confirmed_lsn or 0)
+    met = given.without_stale(confirmed)
+    if left := given.streams.keys() - met.streams.keys():
+        listed = ", ".join(sorted(f"{name.namespace}.{name.name}" for name in left))
+        log.warning("The states of these streams are from before they were removed; they are read anew: %s", listed)
+    slot.judge(found, met)
+    # Ahead of it only where the connector before us has confirmed its last commit.
+    return replace(met, lsn=max(met.lsn, confirmed))
 
 
 def _free(session: Connection, facts: Server, settings: SourceSettings, found: Slot) -> Slot:
@@ -138,8 +150,6 @@ def _found_or_made(session: Connection, facts: Server, settings: SourceSettings,
     if found is None:
         if given is not None or not settings.create_if_missing:
             raise slot.missing(name, had_state=given is not None)
-        if settings.failover and facts.version < 170000:
-            raise ConfigError("Failover slots need PostgreSQL 17.", remedy="Leave the option failover off.")
         log.info("making the replication slot %s", name)
         slot.create(session, name, failover=settings.failover)
         found = slot.find(session, facts.version, name)
@@ -150,7 +160,7 @@ def _found_or_made(session: Connection, facts: Server, settings: SourceSettings,
 
 def _expect_resync(settings: SourceSettings, lost: PositionLost, *, is_refresh: bool) -> None:
     """Raise unless the configuration and the catalog allow to read everything anew."""
-    if not settings.resyncs:
+    if not settings.resyncs or not settings.create_if_missing:
         raise lost
     if not is_refresh and os.environ.get(REFRESHES):
         raise RefreshNeeded(lost.message, remedy="Every table is to be read anew, replacing its rows.") from lost

@@ -77,6 +77,11 @@ def _slot(subject: Subject) -> str | None:
     return failure.user_text if failure else None
 
 
+def _failover(subject: Subject) -> str | None:
+    failure = slot.failover_problem(subject.server.version) if subject.settings.failover else None
+    return failure.user_text if failure else None
+
+
 def _free_slots(subject: Subject) -> str | None:
     used, limit = server.rows(
         subject.session,
@@ -120,6 +125,7 @@ PREREQUISITES: tuple[Callable[[Subject], str | None], ...] = (
     _replication_privilege,
     _free_slots,
     _slot,
+    _failover,
     _publication,
     _tables,
 )

@@ -21,9 +21,13 @@ _OTHER_MODES = ("xmin", "cursor_based", "standard")
 
 @dataclass(frozen=True)
 class Foreign:
-    """What such a state says: the position, and for each stream whether its snapshot is complete."""
+    """What such a state says: the position, and for each stream whether its snapshot is complete.
+
+    ``confirmable``: as far as this the connector that wrote it may have moved the slot.
+    """
 
     lsn: int
+    confirmable: int
     streams: dict[StreamName, bool]
 
 
@@ -36,7 +40,7 @@ def of_global(shared: Mapping[str, Any], streams: Iterable[Mapping[str, Any]], d
     found = dict(map(_stream, entries))
     offsets = shared.get("state") or {}
     if offsets:
-        return Foreign(_position(offsets, database), found)
+        return Foreign(*_positions(offsets, database), found)
     if any(entry.get("stream_state") for entry in entries):
         raise ValueError("streams without a position")
     return None
@@ -50,7 +54,7 @@ def of_legacy(data: Mapping[str, Any], database: str) -> Foreign | None:
     if not offsets:
         return None
     streams = (StreamName(entry.get("stream_namespace"), entry["stream_name"]) for entry in data.get("streams") or ())
-    return Foreign(_position(offsets, database), dict.fromkeys(streams, True))
+    return Foreign(*_positions(offsets, database), dict.fromkeys(streams, True))
 
 
 def other_mode() -> ConfigError:
@@ -89,13 +93,14 @@ def _is_complete(state: Mapping[str, Any] | None) -> bool:
     return kind is None and "stream_name" in state
 
 
-def _position(offsets: Mapping[str, Any], database: str) -> int:
-    """The position of Debezium's offset: every transaction that committed before it has been sent."""
+def _positions(offsets: Mapping[str, Any], database: str) -> tuple[int, int]:
+    """Of Debezium's offset: the position before which every transaction was sent, and the last commit."""
     ((key, written),) = offsets.items()
     expect_database(orjson.loads(key)[0], database)
     offset = orjson.loads(written) if isinstance(written, str) else written
-    done = [offset[name] for name in ("lsn_proc", "lsn_commit") if offset.get(name) is not None]
-    position = int(min(done) if done else offset["lsn"])
-    if position <= 0:
+    done = [int(offset[name]) for name in ("lsn_commit", "lsn_proc") if offset.get(name) is not None]
+    done = done or [int(offset["lsn"])]
+    if min(done) <= 0:
         raise ValueError("no position")
-    return lsn.before_header(position)
+    # The old connector confirms the last commit, the new one the lower of both.
+    return lsn.before_header(min(done)), lsn.before_header(done[0])

@@ -123,7 +123,7 @@ RESYNC = '(invalid_cdc_cursor_position_behavior "Re-sync data" does so by itself
 def judge(slot: Slot, state: State) -> None:
     """Raise PositionLost where going on from ``state`` with ``slot`` would lose changes."""
     confirmed = lsn.before_header(slot.confirmed_lsn or 0)
-    if confirmed > state.lsn:
+    if confirmed > max(state.lsn, state.confirmable):
         raise PositionLost(
             f"The replication slot {slot.name} is ahead of the state: changes in between are gone. It was recreated, "
             "or another consumer uses it.",
@@ -143,6 +143,13 @@ def missing(name: str, *, had_state: bool) -> ConfigError:
         f"The replication slot {name} does not exist.",
         remedy=f"Run: select pg_create_logical_replication_slot('{name}', '{PLUGIN}');",
     )
+
+
+def failover_problem(version: int) -> ConfigError | None:
+    """The error for a server without failover slots."""
+    if version >= 170000:
+        return None
+    return ConfigError("Failover slots need PostgreSQL 17.", remedy="Leave the option failover off.")
 
 
 def create(session: Connection, name: str, *, failover: bool = False) -> None:

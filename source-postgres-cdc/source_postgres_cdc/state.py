@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class StreamProgress:
 class State:
     """The position of a slot (``lsn``: every transaction that committed before it is done with) and its streams.
 
-    A state of another connector does not know ``slot``, ``system_id`` and ``timeline``.
+    A state of another connector does not know ``slot``, ``system_id`` and ``timeline``; it may have moved the slot as
+    far as ``confirmable``.
     """
 
     slot: str | None
@@ -64,11 +65,24 @@ class State:
     database: str
     lsn: int
     streams: dict[StreamName, StreamProgress] = field(default_factory=dict)
+    confirmable: int = 0
 
     @property
     def furthest(self) -> int:
         """The furthest position that any stream has seen; ``timeline`` is of it."""
         return max([self.lsn, *(progress.position for progress in self.streams.values())])
+
+    def without_stale(self, confirmed: int) -> State:
+        """This state without the streams whose own state is from before ``confirmed``, where others are not.
+
+        They were removed from the connection for a while (a runner keeps the last state of each), and are read anew.
+        """
+        own = {name: progress.position for name, progress in self.streams.items() if progress.position}
+        current = {name: position for name, position in own.items() if position >= confirmed}
+        if self.lsn >= confirmed or self.lsn not in own.values() or not current:
+            return self
+        streams = {name: progress for name, progress in self.streams.items() if name in current or name not in own}
+        return replace(self, lsn=min(current.values()), streams=streams)
 
     def render(self, record_count: int) -> dict[str, Any]:
         """The AirbyteStateMessage; ``record_count`` is the number of records since the previous one."""
@@ -249,7 +263,7 @@ def _adopted(foreign: Foreign | None, database: str) -> State | None:
     if foreign is None:
         return None
     streams = {name: StreamProgress(is_complete=is_complete) for name, is_complete in foreign.streams.items()}
-    return State(None, None, None, database, foreign.lsn, streams)
+    return State(None, None, None, database, foreign.lsn, streams, foreign.confirmable)
 
 
 def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]:

@@ -92,7 +92,7 @@ def test_legacy_states_from_before_types():
         "streams": [{"stream_name": "users", "stream_namespace": "public", "cursor_field": []}],
     }
     found = foreign_state.of_legacy(data, "my db")
-    assert found == foreign_state.Foreign(400, {StreamName("public", "users"): True})
+    assert found == foreign_state.Foreign(400, 400, {StreamName("public", "users"): True})
     with pytest.raises(ConfigError, match="update method"):
         foreign_state.of_legacy({**data, "cdc": False}, "my db")
     assert foreign_state.of_legacy({"cdc": True, "streams": []}, "my db") is None

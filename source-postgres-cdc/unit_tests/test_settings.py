@@ -67,6 +67,16 @@ def test_what_is_not_supported_is_refused_by_name(more, word):
     assert word in caught.value.user_text
 
 
+def test_our_options_are_taken_in_either_place_and_the_top_wins():
+    for more in (
+        {"failover": True, "state_type": "stream"},
+        {"replication_method": {"failover": True, "state_type": "stream"}},
+        {"failover": True, "state_type": "stream", "replication_method": {"failover": False, "state_type": "global"}},
+    ):
+        settings = given(**more)
+        assert (settings.failover, settings.state_type) == (True, "stream")
+
+
 def test_a_wrong_field_is_named_without_its_value():
     with pytest.raises(ConfigError, match="port") as caught:
         given(port="secret-port")
