@@ -187,6 +187,9 @@ def test_a_dropped_slot_is_made_anew_on_request_and_what_stays_is_said(table):
     first = read(table, catalog)
     drop_slot(table)
     table.execute("delete from t; insert into t values (2)")
+    # Not where nothing may be made, or no table is read whole.
+    for option in ("create_if_missing", "initial_load"):
+        assert "is gone" in failure(read(table, catalog, first, **RESYNC, **{option: False}))["message"]
     second = read(table, catalog, first, **RESYNC)
     assert [row["id"] for row in second.records()] == [2]
     assert "is gone" in warnings(second)

@@ -160,7 +160,7 @@ def _found_or_made(session: Connection, facts: Server, settings: SourceSettings,
 
 def _expect_resync(settings: SourceSettings, lost: PositionLost, *, is_refresh: bool) -> None:
     """Raise unless the configuration and the catalog allow to read everything anew."""
-    if not settings.resyncs or not settings.create_if_missing:
+    if not settings.resyncs:
         raise lost
     if not is_refresh and os.environ.get(REFRESHES):
         raise RefreshNeeded(lost.message, remedy="Every table is to be read anew, replacing its rows.") from lost

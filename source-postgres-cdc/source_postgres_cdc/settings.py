@@ -146,8 +146,9 @@ class SourceSettings(ConnectionSettings):
 
     @property
     def resyncs(self) -> bool:
-        """Whether everything is read anew where the position is lost."""
-        return self.replication_method.invalid_cdc_cursor_position_behavior == "Re-sync data"
+        """Whether everything is read anew where the position is lost; that takes a slot to be made and tables read."""
+        behavior = self.replication_method.invalid_cdc_cursor_position_behavior
+        return behavior == "Re-sync data" and self.create_if_missing and self.initial_load
 
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for what this version cannot honour, naming what to use."""
