@@ -10,6 +10,7 @@ import pytest
 from integration_tests.source.reading import catalog_of, confirmed, failure, last_state, read, slot_of
 from integration_tests.support.connector import Outcome
 from integration_tests.support.databases import Database
+from source_postgres_cdc import lsn
 
 DONE: dict[str, Any] = {"stream_name": "a", "stream_namespace": "public", "cursor_field": []}
 RUNNING: dict[str, Any] = {
@@ -112,7 +113,8 @@ def test_a_position_behind_a_page_header_loses_nothing(two):
         two.execute(emit, 1000)
         overhead = two.value(size) - before - 1000
         rest = 8192 - two.value(size) % 8192
-        if overhead < 100 and rest > 1000:
+        is_one_page = before // 8192 == two.value(size) // 8192
+        if is_one_page and overhead < 100 and rest > 1000:
             two.execute(emit, rest - overhead)
         position = two.value(size)
         if position % 8192 in (24, 40):
@@ -123,7 +125,7 @@ def test_a_position_behind_a_page_header_loses_nothing(two):
     second = read(two, catalog, given)
     assert second.exit_code == 0, second
     assert [row["id"] for row in second.records()] == [4]
-    assert confirmed(two) == two.value("select ('0/0'::pg_lsn + %s)::text", position - position % 8192)
+    assert confirmed(two) == lsn.render(position - position % 8192)
 
 
 def test_a_slot_that_the_old_connector_confirmed_as_far_as_its_last_commit_is_gone_on_from(two):
