@@ -22,6 +22,9 @@ _TOP = (
     "emit_position",
     "state_type",
     "failover",
+    "snapshot_part_pages",
+    "snapshot_drain_seconds",
+    "max_db_connections",
 )
 # The two ways to read changes; which one is taken is otherwise the source's choice.
 TRANSPORTS = ("stream", "bulk")

@@ -1,22 +1,30 @@
-"""The initial load: what has to be read whole, in snapshots behind a barrier, each row stamped with the barrier's W."""
+"""The initial load: what has to be read whole, in rounds.
+
+Each round has a snapshot behind a barrier, whose W stamps its rows; between two rounds the changes are read, so that a
+long load does not keep WAL for ever.
+"""
 
 from __future__ import annotations
 
-import logging
+import sys
 import time
 from collections.abc import Sequence
 
-from airbyte_pg import messages
 from airbyte_pg.connect import Connection
-from source_postgres_cdc import barrier, snapshot, stamp, tables
+from airbyte_pg.errors import StreamName, TransientError
+from source_postgres_cdc import barrier, snapshot, workers
 from source_postgres_cdc.barrier import Snapshot
-from source_postgres_cdc.core.plan import CopyPlan
 from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.rounds import Round
 from source_postgres_cdc.settings import SourceSettings
+from source_postgres_cdc.snapshot import Storage
 from source_postgres_cdc.state import State, StreamProgress
 from source_postgres_cdc.streams import Stream
 
-log = logging.getLogger(__name__)
+# Of a table that several connections share: some parts each, so that they end at about the same time, but none so small
+# that its start counts (in pages of 8 KiB).
+_PARTS_PER_CONNECTION = 4
+_SMALLEST_PART = 1024
 
 
 class InitialLoad:
@@ -26,82 +34,92 @@ class InitialLoad:
         self._session = session
         self._settings = settings
         self._emitter = emitter
-        self._files: dict[int, int | None] = {}
+        self._limit = time.monotonic() + settings.replication_method.initial_load_timeout_hours * 3600
+        # Streams that are not followed have no progress in the state.
+        self._done: set[StreamName] = set()
+        self._estimated: set[StreamName] = set()
 
     def read(self, streams: Sequence[Stream]) -> None:
-        """Read ``streams`` whole, without a state: nothing of them is followed."""
-        taken = self._begin(streams)
-        for stream in streams:
-            self._read_table(stream, taken)
-        self._end()
+        """Read ``streams`` whole, in one round, without a state: nothing of them is followed."""
+        self._round(streams, None, *self._begin(streams))
 
-    def read_new(self, streams: Sequence[Stream], state: State, *, has_position: bool) -> None:
-        """Read what ``state`` does not call complete; what its snapshot shows is left out of the stream by the state.
+    def read_new(self, streams: Sequence[Stream], state: State, *, has_position: bool) -> bool:
+        """One round over what ``state`` does not call complete; false when something is left for another one.
 
-        ``has_position``: the state's position was given, and the changes since then are owed.
+        What the snapshot of a stream's first part shows is left out of the changes by the state. ``has_position``:
+        the state's position was given, or changes were read up to it, and those since then are owed.
         """
-        wanted = [stream for stream in streams if not _is_complete(stream, state)]
+        wanted = [stream for stream in streams if not self._is_complete(stream, state)]
         if not wanted:
-            return
-        taken = self._begin(wanted)
-        followed = [stream for stream in wanted if stream.is_followed]
-        if self._settings.initial_load:
-            if not has_position:
-                # Everything is read now: no transaction that committed before W has anything to add.
-                state.lsn = max(state.lsn, taken.lsn)
-        else:
-            # From the slot on, without the rows that are there; their snapshot only ends a decoding session.
-            wanted = [stream for stream in wanted if not stream.is_followed]
-        for stream in followed:
-            # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
-            if stream.id not in state.streams:
-                state.streams[stream.id] = StreamProgress(
-                    is_complete=False, snapshot=taken.text, snapshot_until=taken.until
-                )
-            if not self._settings.initial_load:
-                state.streams[stream.id] = StreamProgress(is_complete=True, snapshot_until=taken.until)
-            state.streams[stream.id].identity = stream.identity
-        # Known before the first row leaves: should this attempt die, the next one sends the deletes in between.
-        self._emitter.state(state)
-        for stream in wanted:
-            self._read_table(stream, taken)
-            if stream.is_followed:
-                state.streams[stream.id].is_complete = True
-                self._emitter.state(state)
-        self._end()
+            return True
+        # Only read, so without progress in the state: last, so that an attempt that ends early has not read them.
+        wanted.sort(key=lambda stream: not stream.is_followed)
+        known, taken = self._begin(wanted)
+        if not self._settings.initial_load:
+            wanted = self._leave_out(wanted, state, taken)
+        elif not has_position:
+            # Everything is read now or later: no transaction that committed before W has anything to add.
+            state.lsn = max(state.lsn, taken.lsn)
+        self._round(wanted, state, known, taken)
+        return all(self._is_complete(stream, state) for stream in wanted)
 
-    def _begin(self, streams: Sequence[Stream]) -> Snapshot:
+    def expect_time_left(self) -> None:
+        """Raise TransientError when the load has lasted as long as it may; to be asked when the changes were read."""
+        hours = self._settings.replication_method.initial_load_timeout_hours
+        if time.monotonic() >= self._limit:
+            raise TransientError(
+                f"The initial load is not over after {hours:g} hours (initial_load_timeout_hours).",
+                remedy="Nothing is lost: it goes on with the next attempt, which lets the server remove old WAL first.",
+            )
+
+    def _begin(self, streams: Sequence[Stream]) -> tuple[dict[int, Storage], Snapshot]:
         for stream in streams:
-            self._emitter.estimate(stream.id, stream.table.estimated_rows, stream.table.size)
-        self._files = snapshot.files(self._session, [stream.table for stream in streams])
-        return barrier.take_snapshot(self._session)
+            if stream.id not in self._estimated:
+                self._estimated.add(stream.id)
+                self._emitter.estimate(stream.id, stream.table.estimated_rows, stream.table.size)
+        known = snapshot.storages(self._session, [stream.table for stream in streams])
+        return known, barrier.take_snapshot(self._session)
 
-    def _end(self) -> None:
+    def _leave_out(self, streams: Sequence[Stream], state: State, taken: Snapshot) -> list[Stream]:
+        """Follow from the slot on, without the rows that are there; the snapshot only ends a decoding session."""
+        for stream in streams:
+            if stream.is_followed:
+                state.streams[stream.id] = StreamProgress(
+                    is_complete=True, snapshot_until=taken.until, identity=stream.identity
+                )
+        self._emitter.state(state)
+        return [stream for stream in streams if not stream.is_followed]
+
+    def _round(
+        self, streams: Sequence[Stream], state: State | None, known: dict[int, Storage], taken: Snapshot
+    ) -> None:
+        """Read ``streams`` until all are done or the round is due; the snapshot is over then."""
+        ends_at = min(time.monotonic() + self._settings.snapshot_drain_seconds, self._limit)
+        work = Round(
+            self._session,
+            self._emitter,
+            taken,
+            known,
+            streams,
+            state,
+            part_pages=self._part_pages,
+            is_due=lambda: state is not None and time.monotonic() >= ends_at,
+            has_position=self._settings.emit_position,
+        )
+        workers.read(self._session, self._settings, work)
+        self._done |= work.completed
         with self._session.cursor() as cursor:
             cursor.execute("rollback")
 
-    def _read_table(self, stream: Stream, taken: Snapshot) -> None:
-        started = time.monotonic()
-        types = tables.load_types(self._session, {column.type_oid for column in stream.columns})
-        key = stream.table.key if stream.is_followed else ()
-        plan = CopyPlan(
-            [types.plan_column(column.name, column.type_oid, is_key=column.name in key) for column in stream.columns]
-        )
-        tail = stamp.snapshot_tail(taken.lsn, stamp.now(), has_position=self._settings.emit_position)
-        total = 0
+    def _part_pages(self, stream: Stream, storage: Storage) -> int | None:
+        """How many pages of ``stream`` a part has; None: the table stays whole."""
+        connections = workers.count(self._settings)
+        if not stream.is_followed and connections == 1:
+            return None  # an attempt that dies has nothing to go on from
+        shared = max(storage.pages // (connections * _PARTS_PER_CONNECTION), _SMALLEST_PART)
+        return min(self._settings.snapshot_part_pages, shared if connections > 1 else sys.maxsize)
 
-        def take_lines(chunk: bytes) -> None:
-            nonlocal total
-            lines, count = plan.render(chunk, stamp.head(stream.id, messages.now_ms()), tail)
-            self._emitter.running((stream.id,))
-            self._emitter.records(lines, count)
-            total += count
-
-        names = [column.name for column in stream.columns]
-        snapshot.lock(self._session, stream.table, self._files)
-        snapshot.read(self._session, stream.table, names, stream.row_filter, take_lines)
-        log.info("%s.%s: %d rows read in %.1f s", *stream.id, total, time.monotonic() - started)
-
-
-def _is_complete(stream: Stream, state: State) -> bool:
-    return stream.is_followed and stream.id in state.streams and state.streams[stream.id].is_complete
+    def _is_complete(self, stream: Stream, state: State) -> bool:
+        if not stream.is_followed:
+            return stream.id in self._done
+        return stream.id in state.streams and state.streams[stream.id].is_complete

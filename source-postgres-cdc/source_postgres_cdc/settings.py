@@ -45,6 +45,13 @@ class ReplicationMethod(BaseModel):
         description="SQL that is run once per sync, such as an update of a heartbeat table. Not needed: WAL of idle "
         "databases is released without.",
     )
+    initial_load_timeout_hours: float = Field(
+        default=8.0,
+        gt=0,
+        title="Initial Load Timeout",
+        description="Hours after which an initial load that is not over ends with a transient error; the next attempt "
+        "lets the server remove old WAL and goes on where it was.",
+    )
     lsn_commit_behaviour: Literal["After loading Data in the destination", "While reading Data"] = Field(
         default="After loading Data in the destination",
         title="LSN Commit Behaviour",
@@ -128,6 +135,27 @@ class SourceSettings(ConnectionSettings):
         if not isinstance(method, dict):
             return document
         return {**{key: method[key] for key in ("failover", "state_type") if key in method}, **document}
+
+    max_db_connections: int | None = Field(
+        default=None,
+        ge=1,
+        title="Connections",
+        description="Tables, and the parts of large ones, are read by up to so many connections and processes at once "
+        "in an initial load or full refresh, at most one per processor. Empty: one.",
+    )
+    snapshot_drain_seconds: float = Field(
+        default=1800.0,
+        ge=0,
+        title="Seconds between Drains",
+        description="After so many seconds of an initial load, all changes until then are read before it goes on.",
+    )
+    snapshot_part_pages: int = Field(
+        default=131_072,
+        ge=1,
+        title="Pages per Part",
+        description="Large tables are read in parts of so many pages, with a state behind each.",
+        json_schema_extra={"airbyte_hidden": True},
+    )
 
     @property
     def selection(self) -> Selection:

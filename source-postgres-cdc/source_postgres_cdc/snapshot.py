@@ -1,48 +1,92 @@
-"""Read a table inside the snapshot: COPY text in large chunks of whole lines, rendered by the table's plan."""
+"""Read a part of a table inside a snapshot: COPY text in large chunks of whole lines, rendered by the table's plan."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg2.sql import SQL, Composable
 
-from airbyte_pg import sql
+from airbyte_pg import messages, sql
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import TransientError
-from source_postgres_cdc import server
+from airbyte_pg.errors import StreamName, TransientError
+from source_postgres_cdc import server, stamp
+from source_postgres_cdc.core.plan import CopyPlan, PlanColumn
 from source_postgres_cdc.tables import Table
 
 # psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk.
 CHUNK_BYTES = 1 << 20
 
-TakeLines = Callable[[bytes], None]
+TakeChunk = Callable[[bytes], None]
+TakeLines = Callable[[bytes, int], None]
 
 
-def read(
-    session: Connection, table: Table, columns: Sequence[str], row_filter: str | None, take_lines: TakeLines
-) -> None:
-    """Give every row of ``table`` that ``session``'s snapshot shows to ``take_lines``, in chunks of whole lines."""
-    chunks = _Chunks(take_lines)
+@dataclass(frozen=True)
+class Pages:
+    """A range of a heap's pages: from ``first`` on, before ``end`` (None: to the table's end, wherever that is)."""
+
+    first: int = 0
+    end: int | None = None
+
+
+WHOLE = Pages()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one COPY reads, and how its lines are rendered: all that a session behind the snapshot must know."""
+
+    stream: StreamName
+    pages: Pages
+    statement: str
+    columns: tuple[PlanColumn, ...]
+    tail: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a table's rows are: its file (None: it has none), the file's size in pages, and whether it is a heap."""
+
+    file: int | None
+    pages: int
+    is_heap: bool
+
+
+def read(session: Connection, part: Part, take_lines: TakeLines) -> None:
+    """Give the RECORD lines of ``part`` that ``session``'s snapshot shows to ``take_lines``, with their number."""
+    plan = CopyPlan(part.columns)
+
+    def take_chunk(chunk: bytes) -> None:
+        take_lines(*plan.render(chunk, stamp.head(part.stream, messages.now_ms()), part.tail))
+
+    chunks = _Chunks(take_chunk)
     buffer: io.BufferedWriter = io.BufferedWriter(chunks, CHUNK_BYTES)
     try:
         with session.cursor() as cursor:
-            cursor.copy_expert(copy_statement(table, columns, row_filter), Sink(buffer))
+            cursor.copy_expert(part.statement, Sink(buffer))
         buffer.flush()
     finally:
         # What is left of a read that failed must not come out when the buffer is thrown away.
         chunks.is_over = True
 
 
-def files(session: Connection, read_tables: Sequence[Table]) -> dict[int, int | None]:
-    """The file that each table's rows are in now, by OID; to be taken before a snapshot, for ``lock``."""
-    query = "select c.oid::bigint, pg_relation_filenode(c.oid)::bigint from pg_class c where c.oid = any (%s::oid[])"
-    return dict(server.rows(session, query, ([table.oid for table in read_tables],)))
+_STORAGES = """
+select c.oid::bigint, pg_relation_filenode(c.oid)::bigint,
+       coalesce(pg_relation_size(c.oid) / current_setting('block_size')::int, 0), coalesce(a.amname = 'heap', false)
+from pg_class c left join pg_am a on a.oid = c.relam where c.oid = any (%s::oid[])
+"""
 
 
-def lock(session: Connection, table: Table, known_files: Mapping[int, int | None]) -> None:
-    """Keep ``table`` from being rewritten while it is read. Raises TransientError when it has been, since ``files``.
+def storages(session: Connection, read_tables: Sequence[Table]) -> dict[int, Storage]:
+    """Where each table's rows are now, by OID; to be taken before a snapshot, for ``lock``."""
+    found = server.rows(session, _STORAGES, ([table.oid for table in read_tables],))
+    return {oid: Storage(*storage) for oid, *storage in found}
+
+
+def lock(session: Connection, table: Table, known: Mapping[int, Storage]) -> Storage:
+    """Keep ``table`` from being rewritten while it is read. Raises TransientError when it has been, since ``storages``.
 
     A rewrite (ALTER TABLE, TRUNCATE, VACUUM FULL) leaves nothing for an older snapshot to see: PostgreSQL documentation
     13.6, "Caveats".
@@ -50,22 +94,42 @@ def lock(session: Connection, table: Table, known_files: Mapping[int, int | None
     if table.kind in "rp":
         with session.cursor() as cursor:
             cursor.execute(SQL("lock table {} in access share mode").format(sql.table(table.schema, table.name)))
-    if files(session, [table]).get(table.oid) != known_files.get(table.oid):
+    now = storages(session, [table]).get(table.oid)
+    if now is None or table.oid not in known or now.file != known[table.oid].file:
         raise TransientError(
             f"The table {table.schema}.{table.name} was rewritten after the snapshot began.",
             remedy="The next sync reads it again.",
             stream=table.id,
         )
+    return now
 
 
-def copy_statement(table: Table, columns: Sequence[str], row_filter: str | None) -> Composable:
+def can_be_split(table: Table, storage: Storage, version: int) -> bool:
+    """Whether ranges of ctid are read without reading the rest: an ordinary heap, on a server since 14."""
+    return table.kind == "r" and storage.is_heap and version >= 140000
+
+
+def split(first: int, storage: Storage, part_pages: int) -> list[Pages]:
+    """The pages from ``first`` on in ranges of ``part_pages``; the last one has no end: the table may have grown."""
+    starts = list(range(first, max(storage.pages, first + 1), part_pages))
+    return [Pages(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
+
+
+def copy_statement(table: Table, columns: Sequence[str], row_filter: str | None, pages: Pages = WHOLE) -> Composable:
     """The COPY of ``columns`` of ``table`` to text. ``row_filter`` is SQL as the server deparsed it."""
     relation = sql.table(table.schema, table.name)
-    if table.kind == "r" and columns and row_filter is None:
+    if table.kind == "r" and columns and row_filter is None and pages == WHOLE:
         return SQL("copy {} ({}) to stdout").format(relation, sql.names(columns))
     query = SQL("select {} from {}{}").format(sql.names(columns) if columns else SQL(""), _only(table), relation)
+    conditions = [
+        SQL("ctid {} {}::tid").format(SQL(operator), sql.literal(f"({page},0)"))
+        for operator, page in ((">=", pages.first), ("<", pages.end))
+        if page
+    ]
     if row_filter is not None:
-        query += SQL(" where ") + SQL(row_filter.replace("{", "{{").replace("}", "}}")).format()
+        conditions.append(SQL("({})").format(SQL(row_filter)))
+    if conditions:
+        query += SQL(" where ") + SQL(" and ").join(conditions)
     return SQL("copy ({}) to stdout").format(query)
 
 
@@ -86,8 +150,8 @@ class Sink:
 class _Chunks(io.RawIOBase):
     """Cuts what the buffer hands over at line ends."""
 
-    def __init__(self, take_lines: TakeLines) -> None:
-        self._take_lines = take_lines
+    def __init__(self, take_chunk: TakeChunk) -> None:
+        self._take_chunk = take_chunk
         self._rest = b""
         self.is_over = False
 
@@ -101,5 +165,5 @@ class _Chunks(io.RawIOBase):
         end = chunk.rfind(b"\n") + 1
         self._rest = chunk[end:]
         if end:
-            self._take_lines(chunk[:end])
+            self._take_chunk(chunk[:end])
         return len(data)

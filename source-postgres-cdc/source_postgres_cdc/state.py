@@ -42,6 +42,7 @@ class StreamProgress:
     A decoding session ends at ``snapshot_until`` as well. ``identity`` is the table as it was last read; None: unknown.
     ``position``: every transaction that committed before it is done with for this stream, where that lies ahead of
     the state's own position.
+    Of a table in parts every page before ``page`` is done, as long as its rows are in ``file``.
     """
 
     is_complete: bool
@@ -49,6 +50,8 @@ class StreamProgress:
     snapshot_until: int = 0
     identity: StreamIdentity | None = None
     position: int = 0
+    page: int = 0
+    file: int | None = None
 
 
 @dataclass
@@ -124,6 +127,8 @@ class State:
         own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete}
         if progress.identity is not None:
             own |= asdict(progress.identity)
+        if not progress.is_complete and progress.file is not None:
+            own |= {"page": progress.page, "file": progress.file}
         if progress.snapshot_until > max(self.lsn, progress.position):
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
         if progress.position > self.lsn:
@@ -279,6 +284,8 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
         snapshot_until=lsn.parse(until) if until else 0,
         identity=StreamIdentity(own["table"], own["member"], own["columns"]) if "table" in own else None,
         position=lsn.parse(position) if position else 0,
+        page=int(own.get("page") or 0),
+        file=own.get("file"),
     )
 
 

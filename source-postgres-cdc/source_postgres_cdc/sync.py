@@ -58,14 +58,27 @@ class Sync:
             if progress := state.streams.get(stream.id):
                 if progress.identity is not None:
                     expect_same(stream, progress.identity)
+                    if progress.identity != stream.identity:
+                        progress.page = 0  # the parts that were read lack a column
                 progress.identity = stream.identity
-        self._initial_load().read_new(streams, state, has_position=given is not None)
+        load = self._initial_load()
+        has_position = given is not None
+        while not load.read_new(streams, state, has_position=has_position):
+            self._follow(followed, state)
+            load.expect_time_left()
+            has_position = True
         heartbeat.beat(self.settings)
+        self._follow(followed, state)
+
+    def _follow(self, followed: Sequence[Stream], state: State) -> None:
+        """Read the changes up to the present, and say so in a STATE."""
         fence = barrier.fence(self.session)
         if self.settings.failover:
             barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
         log.info("following changes from %s to %s", lsn.render(state.lsn), lsn.render(fence))
-        following = Following(self.session, self.server, self.settings, self.emitter, followed)
+        # A stream that is not in the state is read behind all this: nothing of it is owed.
+        known = [stream for stream in followed if stream.id in state.streams]
+        following = Following(self.session, self.server, self.settings, self.emitter, known)
         # A newly published table ends the decoding session: servers without the fix for concurrent invalidations keep
         # "not published" for a table once an older transaction was decoded (design section 3). The state remembers it.
         for end in sorted({*(progress.snapshot_until for progress in state.streams.values()), fence}):

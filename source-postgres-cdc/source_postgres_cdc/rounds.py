@@ -1,0 +1,177 @@
+"""One round of the initial load: what is read under one snapshot, part by part, and how far the state says it is.
+
+A table is read in ranges of pages. After each, the state holds the first page that is not done and the table's file; a
+later round, under a snapshot of its own behind a barrier of its own, goes on there. Why that is right, for a key K:
+
+* The stream sends every change that the *first* part's snapshot S1 does not show (or that came after the state's
+  position), whatever pages were read under whatever snapshot. Changes of K lie in WAL in the order in which they
+  happened, so the last one has the greatest change LSN.
+* K has not changed since S1: its row has not moved either (only a rewrite moves rows by itself, and gives the table
+  another file: then it is read from page 0 again). Some part has read it.
+* K has changed since S1 and a part has read it under a later snapshot S2, stamped W2: a change that S2 does not show
+  began behind W2 and wins; otherwise the row is as that last change left it, whichever of the two wins.
+* K has changed and no part has read the new row (it moved to a page that was done, or was deleted): the change itself
+  is sent, and its LSN is above W1, the stamp of the row that a part under S1 may have read. A part under S2 does not
+  show the old row. A key change is both: a delete of the old key and an insert of the new one.
+* Changes within a page (HOT) and values out of line are rows of the page like any other.
+
+A stream enters the state before its first row leaves: should the sync die, the next one knows S1, and sends the deletes
+in between. Complete is only what is said to be.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from airbyte_pg import sql
+from airbyte_pg.connect import Connection
+from airbyte_pg.errors import StreamName
+from source_postgres_cdc import server, snapshot, stamp, tables
+from source_postgres_cdc.barrier import Snapshot
+from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.snapshot import Pages, Part, Storage
+from source_postgres_cdc.state import State, StreamProgress
+from source_postgres_cdc.streams import Stream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Table:
+    """A table that is being read. ``left``: first pages of the parts that are not done, handed out or not."""
+
+    stream: Stream
+    waiting: deque[Part]
+    left: list[int]
+    started: float
+    rows: int = 0
+
+
+class Round:
+    """Hands out the parts of ``streams``, takes their rows, and says in a STATE how far each followed stream is.
+
+    ``session`` holds the snapshot ``taken``; ``known`` are the tables' storages from before it. Parts may be handed out
+    while others are being read; ``next`` is asked after every part that is finished. ``part_pages`` None: the table
+    stays whole. ``is_due`` tells when the round should end: behind a part of a followed table, or between two tables.
+    ``has_position``: rows say their place in the order of commits (emit_position).
+    """
+
+    def __init__(
+        self,
+        session: Connection,
+        emitter: Emitter,
+        taken: Snapshot,
+        known: Mapping[int, Storage],
+        streams: Iterable[Stream],
+        state: State | None,
+        *,
+        part_pages: Callable[[Stream, Storage], int | None],
+        is_due: Callable[[], bool],
+        has_position: bool,
+    ) -> None:
+        self.completed: set[StreamName] = set()
+        self._session = session
+        self._emitter = emitter
+        self._taken = taken
+        self._known = known
+        self._streams = deque(streams)
+        self._state = state
+        self._part_pages = part_pages
+        self._is_due = is_due
+        self._has_begun = False
+        self._tables: dict[StreamName, _Table] = {}
+        self._current: _Table | None = None
+        self._tail = stamp.snapshot_tail(taken.lsn, stamp.now(), has_position=has_position)
+        self._is_unsaid = False
+
+    def next(self) -> Part | None:
+        """The next part to be read; None when there is nothing left to hand out, or the round is due."""
+        table = self._current
+        if table is None or not table.waiting:
+            # A table that is only read is never interrupted: nothing would mend what moved meanwhile.
+            table = self._begin(self._streams.popleft()) if self._streams and not self._ends_here() else None
+        elif table.stream.is_followed and self._ends_here():
+            table = None
+        self._say()
+        if table is None:
+            return None
+        self._has_begun = True
+        return table.waiting.popleft()
+
+    def rows(self, part: Part, lines: bytes, count: int) -> None:
+        """Finished lines of ``part``."""
+        self._emitter.running((part.stream,))
+        self._emitter.records(lines, count)
+        self._tables[part.stream].rows += count
+
+    def finished(self, part: Part) -> None:
+        """Every line of ``part`` has been given."""
+        table = self._tables[part.stream]
+        table.left.remove(part.pages.first)
+        if not table.left:
+            self.completed.add(part.stream)
+            log.info("%s.%s: %d rows read in %.1f s", *part.stream, table.rows, time.monotonic() - table.started)
+        if self._state is not None and table.stream.is_followed:
+            progress = self._state.streams[part.stream]
+            if table.left:
+                progress.page = min(table.left)
+            else:
+                progress.is_complete, progress.page, progress.file = True, 0, None
+            self._is_unsaid = True
+
+    def _ends_here(self) -> bool:
+        return self._has_begun and self._is_due()
+
+    def _begin(self, stream: Stream) -> _Table:
+        storage = snapshot.lock(self._session, stream.table, self._known)
+        part_pages = self._part_pages(stream, storage)
+        can_be_split = part_pages is not None and snapshot.can_be_split(
+            stream.table, storage, self._session.server_version
+        )
+        first = self._enter(stream, storage if can_be_split else None)
+        ranges = snapshot.split(first, storage, part_pages) if can_be_split and part_pages else [snapshot.WHOLE]
+        parts = self._parts(stream, ranges)
+        table = _Table(stream, deque(parts), [part.pages.first for part in parts], time.monotonic())
+        self._tables[stream.id] = self._current = table
+        return table
+
+    def _enter(self, stream: Stream, storage: Storage | None) -> int:
+        """Enter ``stream`` in the state; returns the page to go on at. ``storage``: None for a table kept whole."""
+        if self._state is None or not stream.is_followed:
+            return 0
+        # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
+        fresh = StreamProgress(is_complete=False, snapshot=self._taken.text, snapshot_until=self._taken.until)
+        progress = self._state.streams.setdefault(stream.id, fresh)
+        if progress.page and storage is not None and progress.file == storage.file:
+            log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)
+        else:
+            progress.page = 0
+        progress.file = storage.file if storage is not None else None
+        progress.identity = stream.identity
+        self._is_unsaid = True
+        return progress.page
+
+    def _parts(self, stream: Stream, ranges: Iterable[Pages]) -> list[Part]:
+        types = tables.load_types(self._session, {column.type_oid for column in stream.columns})
+        key = stream.table.key if stream.is_followed else ()
+        columns = tuple(
+            types.plan_column(column.name, column.type_oid, is_key=column.name in key) for column in stream.columns
+        )
+        names = [column.name for column in stream.columns]
+        statements = (snapshot.copy_statement(stream.table, names, stream.row_filter, pages=pages) for pages in ranges)
+        return [
+            Part(stream.id, pages, sql.text(statement, self._session), columns, self._tail)
+            for pages, statement in zip(ranges, statements, strict=True)
+        ]
+
+    def _say(self) -> None:
+        """A STATE, when there is something new to be said."""
+        if self._is_unsaid and self._state is not None:
+            # The session that keeps the tables from being rewritten must have been there all the time.
+            server.value(self._session, "select 1")
+            self._emitter.state(self._state)
+            self._is_unsaid = False

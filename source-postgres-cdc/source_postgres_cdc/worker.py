@@ -1,0 +1,94 @@
+"""A process that reads parts of tables under the parent's snapshot and renders them. Started by ``workers``.
+
+In: pickles of the parent's own making, ``Start`` and then one ``Part`` at a time. Out: frames of a kind, a number of
+records and a length, then the payload. The process ends with its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from psycopg2.sql import SQL
+
+from airbyte_pg import sql
+from airbyte_pg.classify import Phase, classify
+from airbyte_pg.connect import Connection
+from source_postgres_cdc import server, snapshot
+from source_postgres_cdc.settings import SourceSettings
+from source_postgres_cdc.snapshot import Part
+
+HEADER = struct.Struct(">cIQ")
+READY, LINES, DONE, FAILED = b"R", b"L", b"D", b"F"
+
+# The parent keeps the tables locked; behind a session that queues for such a table we would wait for ever.
+_LOCK_TIMEOUT = "60s"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Start:
+    """How to reach the server, and the snapshot to read under."""
+
+    settings: SourceSettings
+    snapshot_id: str
+
+
+def main() -> None:
+    """Read parts from stdin until it ends."""
+    _end_with(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends us
+    # Whatever a library may print must not get between the frames.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        _work(sys.stdin.buffer, out)
+    except (EOFError, BrokenPipeError):
+        return  # the parent has gone
+    except Exception as error:  # noqa: BLE001 - the parent tells it
+        _send(out, FAILED, 0, pickle.dumps(classify(error, Phase.WORKING)))
+
+
+def _work(requests: BinaryIO, out: int) -> None:
+    start: Start = pickle.load(requests)  # noqa: S301 - our parent's
+    with closing(server.open_session(start.settings)) as session:
+        _enter(session, start.snapshot_id)
+        _send(out, READY, 0, b"")
+        while True:
+            part: Part = pickle.load(requests)  # noqa: S301 - our parent's
+            snapshot.read(session, part, lambda lines, count: _send(out, LINES, count, lines))
+            _send(out, DONE, 0, b"")
+
+
+def _enter(session: Connection, snapshot_id: str) -> None:
+    with session.cursor() as cursor:
+        cursor.execute("select set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
+        cursor.execute("begin isolation level repeatable read, read only")
+        cursor.execute(SQL("set transaction snapshot {}").format(sql.literal(snapshot_id)))
+
+
+def _send(out: int, kind: bytes, count: int, payload: bytes) -> None:
+    for data in (HEADER.pack(kind, count, len(payload)), payload):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(out, view) :]
+
+
+def _end_with(parent: int) -> None:
+    """Be killed by the kernel when the parent dies, where it can do that; elsewhere the closed pipes end us."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
