@@ -1,8 +1,13 @@
 """Where a snapshot may begin: behind a barrier, so that snapshot and stream meet without a gap or an overlap.
 
-W := the WAL insert position; X := a transaction id of our own; then wait until a new snapshot has xmin > X. Every
-transaction that this snapshot does not show began writing after W, so W stamps its rows: above everything sent before,
-below everything to come (design section 3, "The seam").
+Wait until every transaction that was open has ended. W := the WAL insert position; X := a transaction id of our own;
+then wait until a new snapshot has xmin > X. Every transaction that this snapshot does not show began writing after W,
+so W stamps its rows: above everything sent before, below everything to come (design section 3, "The seam").
+
+W is also where a decoding session must end when a table has just been published. Servers without the fix for concurrent
+invalidations keep "not published" for it, for the rest of a session, once they have decoded a transaction that was open
+when it was published. All of those have committed before W, thanks to the first wait; and whatever committed before W
+the snapshot shows, thanks to the second, even a commit that was held up between WAL and visibility.
 """
 
 from __future__ import annotations
@@ -25,8 +30,9 @@ _LONGEST_PAUSE_S = 0.25
 class Snapshot:
     """What a barrier gave.
 
-    ``lsn`` is W. ``text`` is the snapshot's (PostgreSQL documentation 9.28.7, ``xmin:xmax:xip``). Everything that it
-    shows has committed before ``until``: a stream past that position has nothing to leave out any more.
+    ``lsn`` is W, and the cut between two decoding sessions. ``text`` is the snapshot's (PostgreSQL documentation 9.28.7,
+    ``xmin:xmax:xip``). Everything that it shows has committed before ``until``: a stream past that position has nothing
+    to leave out any more.
     """
 
     lsn: int
@@ -58,11 +64,10 @@ def take_snapshot(session: Connection, wait_s: float = WAIT_S) -> Snapshot:
 
     Raises TransientError naming who is in the way when that takes longer than ``wait_s`` seconds.
     """
+    _wait_for_older(session, wait_s)
+    stamp = _insert_position(session)
+    own_xid = _own_xid(session)
     with session.cursor() as cursor:
-        stamp = _insert_position(session)
-        cursor.execute("begin")
-        own_xid: int = server.value(session, "select txid_current()")
-        cursor.execute("rollback")
         for _ in _attempts(wait_s):
             cursor.execute("begin isolation level repeatable read, read only")
             text: str = server.value(session, "select txid_current_snapshot()::text")
@@ -70,6 +75,23 @@ def take_snapshot(session: Connection, wait_s: float = WAIT_S) -> Snapshot:
                 return Snapshot(stamp, text, _insert_position(session))
             cursor.execute("rollback")
         raise _blocked(session, own_xid, wait_s)
+
+
+def _wait_for_older(session: Connection, wait_s: float) -> None:
+    """Return when every transaction that is open now has ended."""
+    own_xid = _own_xid(session)
+    for _ in _attempts(wait_s):
+        if server.value(session, "select txid_snapshot_xmin(txid_current_snapshot())") > own_xid:
+            return
+    raise _blocked(session, own_xid, wait_s)
+
+
+def _own_xid(session: Connection) -> int:
+    with session.cursor() as cursor:
+        cursor.execute("begin")
+        own_xid: int = server.value(session, "select txid_current()")
+        cursor.execute("rollback")
+    return own_xid
 
 
 def wait_until_visible(session: Connection, xids: Collection[int], wait_s: float = WAIT_S) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class _Transaction:
     selected ones included."""
 
     xid: int = 0
+    commit_lsn: int = 0
     around_lsn: tuple[str, str] = ("", "")
     deleted_around_lsn: tuple[str, str] = ("", "")
     number: int = 0
@@ -44,7 +46,8 @@ class Changes:
     """Takes the frames of one decoding session; rendered rows leave through the emitter in order of delivery.
 
     ``visibilities``: for a stream that this connection loads for the first time, what its snapshot shows already; those
-    transactions are left out, so that each change is sent once. ``session`` is used for the catalogue and re-selects.
+    transactions are left out, so that each change is sent once; and so is what committed before a stream's own entry in
+    ``positions``. From the position ``left_out_until`` on nothing is left out any more. ``session`` is used for the catalogue and re-selects.
     ``numbered``: each row says its position.
     """
 
@@ -53,6 +56,8 @@ class Changes:
         session: Connection,
         streams: Iterable[Stream],
         visibilities: Mapping[StreamName, Visibility],
+        positions: Mapping[StreamName, int],
+        left_out_until: int,
         emitter: Emitter,
         *,
         numbered: bool,
@@ -61,6 +66,8 @@ class Changes:
         self._numbered = numbered
         self._streams = {stream.table.id: stream for stream in streams if stream.is_followed}
         self._visibilities = visibilities
+        self._positions = positions
+        self._left_out_until = left_out_until
         self._emitter = emitter
         # By the four bytes of the relation's OID as they stand in a frame.
         self._targets: dict[bytes, Target] = {}
@@ -93,7 +100,7 @@ class Changes:
         """The rows that ``block`` goes on with, as far as nothing about them is rare; moves the block behind them."""
         at = block.at + ROW_HEADER
         target = self._targets.get(block.buffer[at + 1 : at + 5])
-        if target is None or target.visibility is not None or target.problem is not None:
+        if target is None or target.is_rare:
             return
         transaction = self._transaction
         start, batch = block.at, self._batch
@@ -124,21 +131,29 @@ class Changes:
 
     def _begin(self, begin: pgoutput.Begin) -> None:
         now = messages.now_ms()
+        if begin.commit_lsn >= self._left_out_until:
+            self._leave_out_nothing()
         if now - self._emitted_ms > _HEAD_AGE_MS:
             self._emitted_ms = now
             for target in self._targets.values():
                 target.head = stamp.head(target.stream.id, now)
         transaction = self._transaction
         transaction.xid = begin.xid
+        transaction.commit_lsn = begin.commit_lsn
         transaction.number = 0
         updated_at = stamp.commit_time(begin.commit_us)
         commit_lsn = begin.commit_lsn if self._numbered else None
         transaction.around_lsn = stamp.around_lsn(updated_at, commit_lsn)
         transaction.deleted_around_lsn = stamp.around_lsn(updated_at, commit_lsn, deleted=True)
 
+    def _leave_out_nothing(self) -> None:
+        self._visibilities, self._positions, self._left_out_until = {}, {}, sys.maxsize
+        for target in self._targets.values():
+            target.visibility, target.position = None, 0
+
     def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
-        if target.visibility is not None and target.visibility.shows(transaction.xid):
+        if target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn):
             return
         if target.problem is not None:
             raise target.problem
@@ -189,8 +204,9 @@ class Changes:
             self._targets.pop(relation.oid.to_bytes(4, "big"), None)
             return
         # The plan of rows in the batch stays theirs: it is held by each.
-        visibility = self._visibilities.get(stream.id)
-        target = target_of(self._session, stream, relation, visibility, self._emitted_ms, numbered=self._numbered)
+        target = target_of(self._session, stream, relation, self._emitted_ms, numbered=self._numbered)
+        target.visibility = self._visibilities.get(stream.id)
+        target.position = self._positions.get(stream.id, 0)
         self._targets[relation.oid.to_bytes(4, "big")] = target
 
     def _truncate(self, truncate: pgoutput.Truncate) -> None:

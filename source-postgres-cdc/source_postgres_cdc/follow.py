@@ -55,7 +55,13 @@ class Following:
     def _decode(self, end: int, state: State) -> None:
         """One decoding session: to ``end``, or as far as its transport goes."""
         changes = Changes(
-            self._session, self._streams, _visibilities(state), self._emitter, numbered=self._settings.emit_position
+            self._session,
+            self._streams,
+            _visibilities(state),
+            {name: progress.position for name, progress in state.streams.items() if progress.position > state.lsn},
+            max((max(progress.position, progress.snapshot_until) for progress in state.streams.values()), default=0),
+            self._emitter,
+            numbered=self._settings.emit_position,
         )
         with self._open(state.lsn, end) as reader:
             checkpoint_at = time.monotonic() + self._settings.sync_checkpoint_seconds

@@ -55,6 +55,7 @@ class InitialLoad:
         # Only read, so without progress in the state: last, so that an attempt that ends early has not read them.
         wanted.sort(key=lambda stream: not stream.is_followed)
         known, taken = self._begin(wanted)
+        state.cuts.add(taken.lsn)
         if not self._settings.initial_load:
             wanted = self._leave_out(wanted, state, taken)
         elif not has_position:
@@ -84,9 +85,7 @@ class InitialLoad:
         """Follow from the slot on, without the rows that are there; the snapshot only ends a decoding session."""
         for stream in streams:
             if stream.is_followed:
-                state.streams[stream.id] = StreamProgress(
-                    is_complete=True, snapshot_until=taken.until, identity=stream.identity
-                )
+                state.streams[stream.id] = StreamProgress(is_complete=True, identity=stream.identity)
         self._emitter.state(state)
         return [stream for stream in streams if not stream.is_followed]
 

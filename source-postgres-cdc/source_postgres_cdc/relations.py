@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 class Target:
     """A relation that belongs to a stream. ``key``: places of the stream's key, in the key's order.
 
-    ``problem``: why its rows cannot be sent; raised at the first row that would be.
+    Left out is what ``visibility`` shows, and what committed before ``position``. ``problem``: why its rows cannot be
+    sent; raised at the first row that would be.
     """
 
     stream: Stream
@@ -29,15 +30,24 @@ class Target:
     names: tuple[str, ...]
     key: tuple[int, ...]
     head: str
-    visibility: Visibility | None
     problem: ConfigError | None
+    visibility: Visibility | None = None
+    position: int = 0
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether some of its rows are left out, or cannot be sent."""
+        return self.visibility is not None or self.position > 0 or self.problem is not None
+
+    def leaves_out(self, xid: int, commit_lsn: int) -> bool:
+        """Whether a transaction is done with: by the snapshot that shows it, or by a position behind it."""
+        return commit_lsn < self.position or (self.visibility is not None and self.visibility.shows(xid))
 
 
 def target_of(
     session: Connection,
     stream: Stream,
     relation: Relation,
-    visibility: Visibility | None,
     emitted_ms: int,
     *,
     numbered: bool,
@@ -68,7 +78,6 @@ def target_of(
         names=names,
         key=() if problem else tuple(names.index(name) for name in stream.table.key),
         head=stamp.head(stream.id, emitted_ms),
-        visibility=visibility,
         problem=problem,
     )
 

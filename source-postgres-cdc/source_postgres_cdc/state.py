@@ -39,7 +39,7 @@ class StreamProgress:
 
     ``snapshot`` is the one in which its first row was read; until the position has passed ``snapshot_until``, the
     stream leaves out what it shows. None: nothing is left out, since rows from before may be at the destination.
-    A decoding session ends at ``snapshot_until`` as well. ``identity`` is the table as it was last read; None: unknown.
+    ``identity`` is the table as it was last read; None: unknown.
     ``position``: every transaction that committed before it is done with for this stream, where that lies ahead of
     the state's own position.
     Of a table in parts every page before ``page`` is done, as long as its rows are in ``file``.
@@ -58,6 +58,7 @@ class StreamProgress:
 class State:
     """The position of a slot (``lsn``: every transaction that committed before it is done with) and its streams.
 
+    A decoding session ends at each of ``cuts`` (barrier.py says why), which a stream that is refreshed does not forget.
     A state of another connector does not know ``slot``, ``system_id`` and ``timeline``; it may have moved the slot as
     far as ``confirmable``.
     """
@@ -69,6 +70,7 @@ class State:
     lsn: int
     streams: dict[StreamName, StreamProgress] = field(default_factory=dict)
     confirmable: int = 0
+    cuts: set[int] = field(default_factory=set)
 
     @property
     def furthest(self) -> int:
@@ -114,6 +116,7 @@ class State:
         }
 
     def _shared(self, position: int) -> dict[str, Any]:
+        cuts = [lsn.render(cut) for cut in sorted(self.cuts) if cut > self.lsn]
         return {
             "version": VERSION,
             "slot": self.slot,
@@ -121,6 +124,7 @@ class State:
             "system_id": self.system_id,
             "timeline": self.timeline,
             "lsn": lsn.render(position),
+            **({"cuts": cuts} if cuts else {}),
         }
 
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
@@ -239,6 +243,7 @@ def _own(shared: Mapping[str, Any], streams: dict[StreamName, StreamProgress], d
         database=database,
         lsn=lsn.parse(shared["lsn"]),
         streams=streams,
+        cuts=set(map(lsn.parse, shared.get("cuts") or ())),
     )
 
 
@@ -260,7 +265,8 @@ def _of_streams(entries: Iterable[Mapping[str, Any]], database: str, followed: C
     if len({state.system_id for state in states}) > 1:
         raise _unreadable("its streams are of different servers")
     lowest, highest = (pick(states, key=lambda state: state.lsn) for pick in (min, max))
-    return State(lowest.slot, highest.system_id, highest.timeline, database, lowest.lsn, streams)
+    cuts = set[int]().union(*(state.cuts for state in states))
+    return State(lowest.slot, highest.system_id, highest.timeline, database, lowest.lsn, streams, cuts=cuts)
 
 
 def _adopted(foreign: Foreign | None, database: str) -> State | None:

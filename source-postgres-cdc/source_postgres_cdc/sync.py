@@ -53,6 +53,7 @@ class Sync:
             database=self.server.database,
             lsn=held.lsn,
             streams=merged(given.streams if given else {}, [stream.id for stream in followed]),
+            cuts=set(given.cuts) if given else set(),
         )
         for stream in followed:
             if progress := state.streams.get(stream.id):
@@ -79,9 +80,7 @@ class Sync:
         # A stream that is not in the state is read behind all this: nothing of it is owed.
         known = [stream for stream in followed if stream.id in state.streams]
         following = Following(self.session, self.server, self.settings, self.emitter, known)
-        # A newly published table ends the decoding session: servers without the fix for concurrent invalidations keep
-        # "not published" for a table once an older transaction was decoded (design section 3). The state remembers it.
-        for end in sorted({*(progress.snapshot_until for progress in state.streams.values()), fence}):
+        for end in sorted({*state.cuts, fence}):
             following.read_to(end, state)
         server.value(self.session, "select 1")  # the lock is still ours
         self.emitter.state(state)

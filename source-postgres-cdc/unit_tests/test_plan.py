@@ -42,6 +42,9 @@ ROW = st.tuples(
 )
 
 
+PLAN = TuplePlan(COLUMNS, OID)
+
+
 def copy_chunk(rows) -> bytes:
     lines = ("\t".join("\\N" if value is None else escaped(value) for value in row) for row in rows)
     return "".join(f"{line}\n" for line in lines).encode("latin-1")
@@ -53,12 +56,11 @@ def test_copy_and_stream_and_the_slow_way_give_the_same_bytes(rows):
     rendered, count = CopyPlan(COLUMNS).render(copy_chunk(rows), HEAD, TAIL)
     assert count == len(rows)
     assert rendered.decode("latin-1") == "".join(slow)
-    plan = TuplePlan(COLUMNS, OID)
     for row, expected in zip(rows, slow, strict=True):
         try:
-            line = plan.render_new(frames.insert(5, row), 6, HEAD, TAIL)
+            line = PLAN.render_new(frames.insert(5, row), 6, HEAD, TAIL)
         except SlowRow:
-            line = plan.render_values(list(row), HEAD, TAIL)
+            line = PLAN.render_values(list(row), HEAD, TAIL)
         assert line == expected
 
 
@@ -107,4 +109,4 @@ def test_a_tuple_cut_anywhere_never_goes_the_fast_way(row):
     frame = frames.insert(5, row)
     for end in range(6, len(frame)):
         with pytest.raises((SlowRow, ProtocolError)):
-            TuplePlan(COLUMNS, OID).render_new(frame[:end], 6, HEAD, TAIL)
+            PLAN.render_new(frame[:end], 6, HEAD, TAIL)
