@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,19 +17,18 @@ from integration_tests.source.reading import (
     read,
     slot_of,
 )
+from integration_tests.source.standing import (
+    AT_BARRIER,
+    MAKING_SLOT,
+    WAITS_FOR_STANDBY,
+    held_commit,
+    set_standby,
+    standby_missing,
+    wait_for,
+)
 from integration_tests.support import connector
 from integration_tests.support.connector import SOURCE, Running
 from integration_tests.support.databases import Database
-from integration_tests.support.pgserver import wait_until
-
-_HERE = "select count(*) from pg_stat_activity where datname = current_database()"
-_MINE = "application_name = 'source-postgres-cdc'"
-# How to see where a sync stands: what its session asks the server.
-AT_BARRIER = f"{_HERE} and {_MINE} and (query like '%txid_current_snapshot%' or query = 'rollback')"
-MAKING_SLOT = f"{_HERE} and {_MINE} and query like '%pg_create_logical_replication_slot%'"
-WAITS_FOR_STANDBY = (
-    "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'SyncRep'"
-)
 
 
 @pytest.fixture
@@ -55,10 +52,6 @@ def ids(*outcomes: connector.Outcome) -> list[int]:
 
 def begun(database: Database, **more: Any) -> Running:
     return connector.start(SOURCE, "read", config=config(database), catalog=catalog_of(database), **more)
-
-
-def wait_for(database: Database, query: str, what: str) -> None:
-    wait_until(lambda: database.value(query) > 0, 20, what)
 
 
 def test_a_commit_between_the_stamp_and_the_snapshot_comes_once(table):
@@ -91,42 +84,6 @@ def test_a_prepared_transaction_that_ends_later_comes_once_or_never(table, endin
     third = read(table, catalog_of(table), second)
     assert ids(second) == []
     assert ids(third) == ([100, 101] if ending.startswith("commit") else [101])
-
-
-@contextlib.contextmanager
-def standby_missing(database: Database) -> Iterator[None]:
-    """Commits wait for a standby that there is not, until the block is left."""
-    set_standby(database, "'nobody'")
-    try:
-        yield
-    finally:
-        set_standby(database, "''")
-
-
-def set_standby(database: Database, names: str) -> None:
-    database.execute(f"alter system set synchronous_standby_names = {names}")
-    database.execute("select pg_reload_conf()")
-    wait_until(lambda: f"'{database.value('show synchronous_standby_names')}'" == names, 10, "the setting holds")
-
-
-@contextlib.contextmanager
-def held_commit(database: Database, statement: str) -> Iterator[None]:
-    """``statement``, whose commit hangs: in WAL, decodable, and visible to nobody. Joined when the block is left."""
-
-    def run() -> None:
-        with contextlib.closing(database.connect()) as session, session.cursor() as cursor:
-            cursor.execute(statement)
-
-    waiting = database.value(WAITS_FOR_STANDBY)
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        wait_until(lambda: database.value(WAITS_FOR_STANDBY) > waiting, 20, "the commit waits")
-        yield
-    finally:
-        set_standby(database, "''")
-        thread.join(30)
-    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
