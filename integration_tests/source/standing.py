@@ -13,6 +13,8 @@ _HERE = "select count(*) from pg_stat_activity where datname = current_database(
 _MINE = "application_name = 'source-postgres-cdc'"
 # How to see where a sync stands: what its session asks the server.
 AT_BARRIER = f"{_HERE} and {_MINE} and (query like '%txid_current_snapshot%' or query = 'rollback')"
+# Its second half: what was open when the tables were published has ended.
+BEHIND_THE_OLDER = f"{_HERE} and {_MINE} and (query like '%txid_current_snapshot()::text%' or query = 'rollback')"
 MAKING_SLOT = f"{_HERE} and {_MINE} and query like '%pg_create_logical_replication_slot%'"
 WAITS_FOR_STANDBY = f"{_HERE} and wait_event = 'SyncRep'"
 

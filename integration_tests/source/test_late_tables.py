@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from integration_tests.source.reading import TRANSPORTS, catalog_of, config, last_state, read
-from integration_tests.source.standing import AT_BARRIER, held_commit, standby_missing, wait_for
+from integration_tests.source.standing import AT_BARRIER, BEHIND_THE_OLDER, held_commit, standby_missing, wait_for
 from integration_tests.source.test_seam import newest
 from integration_tests.support import connector
 from integration_tests.support.connector import SOURCE, Outcome
@@ -56,7 +56,7 @@ def test_a_late_table_whose_first_sync_died_before_its_changes(source_db, transp
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_held_commit_between_an_old_transaction_and_the_snapshot(source_db, transport):
-    """It comes behind the old one's in WAL, ahead of the cut, and the snapshot does not show it."""
+    """It comes behind the old one's in WAL, ahead of the cut: the snapshot must show it."""
     source_db.execute("create table a (id int primary key)")
     source_db.execute("create table b (id int primary key, v text)")
     first = read(source_db, catalog_of(source_db, only=["a"]))
@@ -69,10 +69,11 @@ def test_a_held_commit_between_an_old_transaction_and_the_snapshot(source_db, tr
         oldest.execute("begin; insert into a values (1)")
         sync = stack.enter_context(connector.start(SOURCE, "read", **given, state=[last_state(first)]))
         wait_for(source_db, AT_BARRIER, "the sync stands at the barrier")
-        stack.enter_context(standby_missing(source_db))
-        old.execute("commit")
-        stack.enter_context(held_commit(source_db, "insert into b values (2, 'held')"))
-        oldest.execute("rollback")
+        with standby_missing(source_db):
+            old.execute("commit")
+            with held_commit(source_db, "insert into b values (2, 'held')"):
+                oldest.execute("rollback")
+                wait_for(source_db, BEHIND_THE_OLDER, "the sync waits for the held one too")
         second = sync.finish()
     third = read(source_db, both, second, transport=transport)
     rows = second.records("b") + third.records("b")

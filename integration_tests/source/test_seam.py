@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from integration_tests.source.reading import catalog_of, config, last_state, read
+from integration_tests.source.standing import AT_BARRIER, BEHIND_THE_OLDER, wait_for
 from integration_tests.support import connector
 from integration_tests.support.connector import SOURCE, Outcome
 from integration_tests.support.pgserver import wait_until
@@ -102,27 +104,28 @@ def test_the_cut_of_a_late_table_is_exact(source_db):
     first = read(source_db, catalog_of(source_db, only=["a"]))
     source_db.execute("insert into z select i, repeat('x', 1000) from generate_series(1, 100000) i")
     both = catalog_of(source_db)
-    with source_db.connect() as old, source_db.connect() as new, old.cursor() as before, new.cursor() as behind:
+    with contextlib.ExitStack() as stack:
+        old, between, new = (stack.enter_context(source_db.connect()) for _ in range(3))
+        before, during, behind = old.cursor(), between.cursor(), new.cursor()
         before.execute("insert into b values (1, 'before it is published')")
         with connector.start(SOURCE, "read", config=config(source_db), catalog=both, state=[last_state(first)]) as sync:
             in_it = "select count(*) from pg_publication_tables where tablename = 'b'"
             wait_until(lambda: source_db.value(in_it) == 1, 20, "the table is published")
             before.execute("insert into b values (2, 'after it is published')")
-            in_barrier = (
-                "select count(*) from pg_stat_activity where application_name = 'source-postgres-cdc'"
-                " and (query like '%txid_current_snapshot%' or query = 'rollback')"
-            )
-            wait_until(lambda: source_db.value(in_barrier) > 0, 20, "the sync stands at the barrier")
-            behind.execute("insert into b values (3, 'behind the barrier')")
-            behind.execute("update a set v = v")
+            wait_for(source_db, AT_BARRIER, "the sync stands at the barrier")
+            during.execute("insert into b values (3, 'ahead of the cut')")
             old.commit()
+            wait_for(source_db, BEHIND_THE_OLDER, "the older one is past")
+            behind.execute("insert into b values (4, 'behind the barrier')")
+            behind.execute("update a set v = v")
+            between.commit()
             sync.wait_for(lambda message: message.get("record", {}).get("stream") == "z")
             new.commit()
             second = sync.finish(timeout=120)
     third = read(source_db, both, second)
     rows = second.records("b") + third.records("b")
-    assert newest(rows).keys() == {1, 2, 3}
-    assert len(rows) == 3
+    assert newest(rows).keys() == {1, 2, 3, 4}
+    assert len(rows) == 4
 
 
 def test_the_cut_is_remembered_by_the_state(source_db):

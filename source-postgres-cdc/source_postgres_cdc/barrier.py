@@ -30,9 +30,9 @@ _LONGEST_PAUSE_S = 0.25
 class Snapshot:
     """What a barrier gave.
 
-    ``lsn`` is W, and the cut between two decoding sessions. ``text`` is the snapshot's (PostgreSQL documentation 9.28.7,
-    ``xmin:xmax:xip``). Everything that it shows has committed before ``until``: a stream past that position has nothing
-    to leave out any more.
+    ``lsn`` is W, and the cut between two decoding sessions. ``text`` is the snapshot's (``xmin:xmax:xip``, PostgreSQL
+    documentation 9.28.7). Everything that it shows has committed before ``until``: a stream past that position has
+    nothing to leave out any more.
     """
 
     lsn: int

@@ -47,8 +47,8 @@ class Changes:
 
     ``visibilities``: for a stream that this connection loads for the first time, what its snapshot shows already; those
     transactions are left out, so that each change is sent once; and so is what committed before a stream's own entry in
-    ``positions``. From the position ``left_out_until`` on nothing is left out any more. ``session`` is used for the catalogue and re-selects.
-    ``numbered``: each row says its position.
+    ``positions``. From the position ``left_out_until`` on nothing is left out any more.
+    ``session`` is used for the catalogue and re-selects. ``numbered``: each row says its position.
     """
 
     def __init__(
