@@ -129,6 +129,8 @@ def test_a_position_behind_a_page_header_loses_nothing(two):
 
 
 def test_a_slot_that_the_old_connector_confirmed_as_far_as_its_last_commit_is_gone_on_from(two):
+    if two.server.major < 11:
+        pytest.skip("pg_replication_slot_advance came with PostgreSQL 11")
     catalog = catalog_of(two)
     first = read(two, catalog)
     committed = int(two.value("select pg_current_wal_flush_lsn() - '0/0'::pg_lsn"))
@@ -205,10 +207,11 @@ def test_a_state_per_stream_counts_its_own_records_and_goes_on(two):
 def test_a_stream_whose_state_stayed_behind_holds_the_position_back(two):
     catalog = catalog_of(two)
     first = read(two, catalog, state_type="stream")
-    two.execute("insert into b values (1)")
+    two.execute("insert into b values (1); update a set v = 'seen' where id = 2")
     second = read(two, catalog, list(last_of_each(first).values()), state_type="stream")
+    assert len(second.records()) == 2
     two.execute("insert into b values (2); insert into a values (4)")
-    # What came back for b is of the first sync.
+    # What came back for b is of the first sync; a has had its changes since.
     mixed = {**last_of_each(first, second), "b": last_of_each(first)["b"]}
     third = read(two, catalog, list(mixed.values()), state_type="stream")
     assert third.exit_code == 0, third
