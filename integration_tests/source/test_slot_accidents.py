@@ -119,6 +119,20 @@ def invalidate(database: Database) -> None:
         database.execute("select pg_reload_conf()")
 
 
+def walsender(database: Database, application_name: str) -> Any:
+    """A replication connection, to be closed."""
+    given = config(database)
+    return psycopg2.connect(
+        host=given["host"],
+        port=given["port"],
+        dbname=given["database"],
+        user=given["username"],
+        password=given["password"],
+        application_name=application_name,
+        connection_factory=LogicalReplicationConnection,
+    )
+
+
 def test_a_slot_of_another_plugin_is_refused(table):
     try:
         table.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", slot_of(table))
@@ -138,23 +152,15 @@ def test_a_temporary_slot_is_refused_even_to_be_made_anew(table):
 def test_a_slot_that_another_consumer_streams_is_transient_and_names_it(table):
     catalog = catalog_of(table)
     first = read(table, catalog)
-    parameters = {**config(table), "user": "postgres"}
-    with closing(
-        psycopg2.connect(
-            host=parameters["host"],
-            port=parameters["port"],
-            dbname=parameters["database"],
-            user=parameters["username"],
-            password=parameters["password"],
-            application_name="somebody else",
-            connection_factory=LogicalReplicationConnection,
-        )
-    ) as other:
+    with closing(walsender(table, "somebody else")) as other:
         options = {"proto_version": "1", "publication_names": "airbyte_publication"}
         other.cursor().start_replication(slot_name=slot_of(table), options=options)
         error = failure(read(table, catalog, first, initial_waiting_seconds=1))
         assert error["failure_type"] == "transient_error"
         assert f"pid {other.info.backend_pid}, somebody else" in error["message"]
+        checked = connector.run(SOURCE, "check", config=config(table))
+        assert checked.connection_status["status"] == "SUCCEEDED"
+        assert "somebody else" in warnings(checked)
     # Its end is waited for.
     assert read(table, catalog, first).exit_code == 0
 
@@ -322,6 +328,7 @@ def test_a_failover_slot_is_read_only_as_far_as_its_standbys_are(standby):
         wait_until(is_over, 30, "the sync ends when the standby has everything")
         outcome = sync.finish()
     assert outcome.exit_code == 0, outcome
+    assert "without failover" not in warnings(outcome)
     # A slot that its standbys hold back is not waited for without an end.
     standby.execute("insert into t values (2)")
     state = last_state(outcome)
@@ -345,3 +352,15 @@ def test_the_heartbeat_runs_once_per_sync_as_the_user_and_its_failure_is_a_warni
     # Before the end of the sync is set: what it writes to a followed table is in the same sync.
     beat = {"heartbeat_action_query": "insert into t values (7); update t set v = 'b' where id = 7"}
     assert [row["id"] for row in read(table, catalog, second, **beat).records()] == [7, 7]
+
+
+def test_a_slot_without_failover_is_told_and_the_remedy_works(standby):
+    catalog = catalog_of(standby)
+    first = read(standby, catalog)
+    checked = connector.run(SOURCE, "check", config=config(standby, failover=True))
+    said = warnings(checked)
+    assert "without failover" in said
+    with closing(walsender(standby, "remedy")) as session:
+        session.cursor().execute(said.partition("run: ")[2])
+    assert warnings(connector.run(SOURCE, "check", config=config(standby, failover=True))) == ""
+    assert first.exit_code == 0

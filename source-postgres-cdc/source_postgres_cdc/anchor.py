@@ -61,7 +61,7 @@ def hold(
         _drop_useless(session, facts, settings, lost)
         found = _usable(session, facts, settings, None)
     if settings.failover and not found.has_failover:
-        log.warning("The slot %s was made without failover: drop it and reset the connection", found.name)
+        log.warning(slot.without_failover(found))
     if given is not None:
         _advance(session, facts, settings, found, given.lsn)
     position = given.lsn if given else found.confirmed_lsn or 0

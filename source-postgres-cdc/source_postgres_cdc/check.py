@@ -74,6 +74,11 @@ def _slot(subject: Subject) -> str | None:
         )
     else:
         failure = slot.problem(found, subject.server.database)
+        if failure is None and (held := slot.in_use(subject.session, found)) is not None:
+            # A sync waits for it; one of ours may be moving the slot at this very moment.
+            log.warning(held.user_text)
+        if subject.settings.failover and not found.has_failover:
+            log.warning(slot.without_failover(found))
     return failure.user_text if failure else None
 
 

@@ -152,6 +152,14 @@ def failover_problem(version: int) -> ConfigError | None:
     return ConfigError("Failover slots need PostgreSQL 17.", remedy="Leave the option failover off.")
 
 
+def without_failover(slot: Slot) -> str:
+    """What to say of a slot that standbys keep no copy of, though that is asked for."""
+    return (
+        f"The replication slot {slot.name} was made without failover. Over a replication connection run: "
+        f"ALTER_REPLICATION_SLOT {slot.name} (FAILOVER true);"
+    )
+
+
 def create(session: Connection, name: str, *, failover: bool = False) -> None:
     """Make the anchor. Waits for transactions that are open; raises TransientError when that takes too long."""
     # The arguments in between are: temporary, two_phase.
