@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from integration_tests.source.reading import catalog_of, config, slot_of
 from integration_tests.support.databases import Database
+from integration_tests.support.pgserver import wait_until
 
 ROWS = "select id, v from public.t order by id"
 
@@ -27,6 +29,11 @@ class Pair:
     def sync(
         self, behavior: str = "Re-sync data", catalog: Path | None = None, **more: Any
     ) -> subprocess.CompletedProcess[str]:
+        """One sync to its end."""
+        command = self.command(behavior, catalog, **more)
+        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+    def command(self, behavior: str = "Re-sync data", catalog: Path | None = None, **more: Any) -> list[str]:
         documents = {
             "source": config(self.source, invalid_cdc_cursor_position_behavior=behavior, **more),
             "destination": self.destination.config(schema="public"),
@@ -36,8 +43,7 @@ class Pair:
         options = [f"--{name}-config={self._folder / name}.json" for name in documents]
         options += [f"--catalog={catalog}"] if catalog else []
         program = "from airbyte_pg.main import main; main()"
-        command = [sys.executable, "-c", program, "sync", *options, f"--state={self.state}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        return [sys.executable, "-c", program, "sync", *options, f"--state={self.state}"]
 
     def is_equal(self) -> bool:
         return self.source.rows(ROWS) == self.destination.rows(ROWS)
@@ -80,6 +86,32 @@ def test_a_restored_server_becomes_a_refresh_though_its_positions_are_lower(pair
     pair.destination.execute("update public.t set _ab_cdc_lsn = 1e15, v = 'of the other history'")
     done = pair.sync()
     assert done.returncode == 0, done.stderr
+    assert pair.is_equal()
+
+
+def test_a_refresh_that_was_killed_goes_on_as_one(pair):
+    pair.source.execute("select pg_drop_replication_slot(%s)", slot_of(pair.source))
+    pair.source.execute("delete from t where id = 1")
+    waiting = "select count(*) from pg_locks where relation = 't'::regclass and not granted"
+    generations = pair.state.with_name("state.json.generations.json")
+    with closing(pair.source.connect()) as blocker, blocker.cursor() as cursor:
+        runner = subprocess.Popen(pair.command(), stderr=subprocess.PIPE)
+        try:
+            wait_until(lambda: b'"refreshing": true' in generations.read_bytes(), 30, "the refresh is decided")
+            # Its connectors are only now being started.
+            cursor.execute("begin; lock table t in access exclusive mode")
+            wait_until(lambda: pair.source.value(waiting) > 0, 30, "the refresh wants to read the table")
+        finally:
+            runner.kill()
+            _, errors = runner.communicate()
+        cursor.execute("rollback")
+    assert b"read again, replacing its rows" in errors
+    assert pair.destination.rows(ROWS) == [(1, "a"), (2, "b")]
+    done = pair.sync()
+    assert done.returncode == 0, done.stderr
+    assert pair.is_equal()
+    pair.source.execute("insert into t values (4, 'd')")
+    assert pair.sync().stdout.startswith("synced 1 row")
     assert pair.is_equal()
 
 
