@@ -16,8 +16,9 @@ from source_postgres_cdc import server, stamp
 from source_postgres_cdc.core.plan import CopyPlan, PlanColumn
 from source_postgres_cdc.tables import Table
 
-# psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk.
-CHUNK_BYTES = 1 << 20
+# psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk. A small chunk
+# stays in the processor's cache with all that is made of it: 1 MiB is rendered at half the speed.
+CHUNK_BYTES = 1 << 16
 
 TakeChunk = Callable[[bytes], None]
 TakeLines = Callable[[bytes, int], None]

@@ -28,17 +28,28 @@ COLUMNS = [
     PlanColumn("at", Kind.TIMESTAMPTZ),
     PlanColumn("ok", Kind.BOOLEAN),
     PlanColumn("list", Kind.ARRAY, Kind.TEXT),
+    PlanColumn("local", Kind.TIMESTAMP),
 ]
 
 TEXT = st.text(st.characters(max_codepoint=255, exclude_characters="\x00"))
+MOMENT = st.builds(
+    "{}-01-02 03:04:05{}{}".format,
+    st.sampled_from(["0044", "2024", "10000", "294276"]),
+    st.sampled_from(["", ".5", ".25", ".125", ".0625", ".03125", ".015625"]),
+    st.sampled_from(["", " BC"]),
+)
+INFINITE = st.sampled_from(["infinity", "-infinity"])
 ROW = st.tuples(
     st.none() | st.integers().map(str),
     st.none() | TEXT,
     st.none() | st.decimals(allow_nan=False, allow_infinity=False).map(lambda d: f"{d:f}") | st.just("NaN"),
     st.none() | TEXT,
-    st.none() | st.sampled_from(["2024-01-02 03:04:05+00", "2024-01-02 03:04:05.5+00", "infinity"]),
+    st.none()
+    | MOMENT.map(lambda moment: moment.replace(" BC", "+00 BC") if "BC" in moment else f"{moment}+00")
+    | INFINITE,
     st.none() | st.sampled_from(["t", "f"]),
     st.none() | st.sampled_from(["{}", "{a,b}", '{"a\\\\b","c\\"d",NULL}']),
+    st.none() | MOMENT | INFINITE,
 )
 
 
@@ -79,17 +90,25 @@ def test_a_line_holds_the_row(row):
         ]
 
 
+def test_chunks_without_null_are_rendered_alike():
+    rows = [["1", text, "1.5", "x", "2024-01-02 03:04:05.25+00", "t", "{a,b}", "infinity"] for text in ("a", 'a "b"')]
+    for chosen in (rows[:1], rows[1:], rows):
+        slow = [render_values(COLUMNS, row, HEAD, TAIL) for row in chosen]
+        rendered, _ = CopyPlan(COLUMNS).render(copy_chunk(chosen), HEAD, TAIL)
+        assert rendered.decode("latin-1") == "".join(slow)
+
+
 def test_an_ordinary_row_goes_the_fast_way():
-    row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}"]
+    row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
     line = TuplePlan(COLUMNS, OID).render_new(frames.insert(5, row), 6, HEAD, TAIL)
     assert json.loads(line)["record"]["data"]["at"] == "2024-01-02T03:04:05.000000Z"
 
 
 def test_an_unchanged_value_is_left_out_and_said_so():
-    line = TuplePlan(COLUMNS, OID).render_values(["1", UNCHANGED, None, UNCHANGED, None, None, None], HEAD, TAIL)
+    line = TuplePlan(COLUMNS, OID).render_values(["1", UNCHANGED, None, UNCHANGED, None, None, None, None], HEAD, TAIL)
     record = json.loads(line)["record"]
     assert [change["reason"] for change in record["meta"]["changes"]] == ["SOURCE_RETRIEVAL_ERROR"]
-    assert set(record["data"]) == {"id", "amount", "at", "ok", "list", "_ab_cdc_lsn"}
+    assert set(record["data"]) == {"id", "amount", "at", "ok", "list", "local", "_ab_cdc_lsn"}
 
 
 def test_a_table_without_columns_gives_the_meta_columns():
@@ -99,7 +118,7 @@ def test_a_table_without_columns_gives_the_meta_columns():
 
 
 def test_a_line_with_another_number_of_columns_is_refused():
-    for chunk in (b"1\tx\n", b"1\t\\N\n", b"1\tx\t2\tx\t\\N\tt\t{}\tmore\n"):
+    for chunk in (b"1\tx\n", b"1\t\\N\n", b"1\tx\t2\tx\t\\N\tt\t{}\t\\N\tmore\n"):
         with pytest.raises(ProtocolError):
             CopyPlan(COLUMNS).render(chunk, HEAD, TAIL)
 

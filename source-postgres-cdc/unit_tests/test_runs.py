@@ -20,7 +20,7 @@ AROUND = (',"_ab_cdc_lsn":', ',"_ab_cdc_deleted_at":null')
 NUMBERED = (',"_ab_cdc_lsn":', ',"_ab_cdc_ordinal":')
 # Long ones, and text that looks like what stands before a value.
 LONG = st.just("x" * 300) | st.just("t") | st.just("tttt")
-ROWS = st.lists(ROW | st.tuples(*([st.just("1"), LONG] + [st.none()] * 5)), max_size=8)
+ROWS = st.lists(ROW | st.tuples(*([st.just("1"), LONG] + [st.none()] * 6)), max_size=8)
 
 
 PLANS = {numbered: TuplePlan(COLUMNS, OID, numbered=numbered) for numbered in (False, True)}
@@ -63,8 +63,8 @@ def test_runs_of_blocks_that_are_cut_anywhere_equal_the_slow_way(rows, size, num
 
 
 def test_a_run_ends_at_another_relation_and_at_the_limit():
-    row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}"]
-    short = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}"]
+    row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
+    short = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
     sent = [(1, frames.insert(OID, short)), (2, frames.insert(OID, row)), (3, frames.insert(OID + 1, short))]
     block = next(blocks([copied(sent)]))
     lines: list[str] = []
@@ -77,7 +77,7 @@ def test_a_run_ends_at_another_relation_and_at_the_limit():
 
 
 def test_a_run_leaves_what_is_rare():
-    plain = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}"]
+    plain = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
     for frame in (
         frames.insert(OID, [*plain[:2], "NaN", *plain[3:]]),
         frames.update(OID, plain, plain),

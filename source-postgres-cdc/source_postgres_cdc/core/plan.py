@@ -23,12 +23,12 @@ from source_postgres_cdc.core.values import Kind, Unrepresentable
 
 END = "}}}\n"
 
-# Characters that make a chunk of COPY text "mixed": the quote, the backslash and what JSON escapes in strings.
-_SPECIAL = bytes(set(range(32)) - {0x09, 0x0A}) + b'"\\'
+# What JSON escapes in strings, but for the backslash, and COPY's own tab and line feed.
+_ESCAPED_BY_JSON = bytes(set(range(32)) - {0x09, 0x0A}) + b'"'
 
 _HUGE_CHUNK = 1 << 23
 
-CopyFunction = Callable[[list[str], str, str], list[str]]
+CopyFunction = Callable[[list[str], str, str], list[str]]  # values of all rows, head, tail
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,31 @@ class CopyPlan:
         self._columns = tuple(columns)
         functions = _copy_functions(self._columns)
         self._clean: CopyFunction = functions["clean"]
+        self._quoted: CopyFunction = functions["quoted"]
         self._mixed: CopyFunction = functions["mixed"]
 
     def render(self, chunk: bytes, head: str, tail: str) -> tuple[bytes, int]:
         """Whole lines of COPY text as RECORD lines, and how many they are."""
-        lines = chunk.decode("latin-1").split("\n")
-        lines.pop()  # behind the last line feed
-        # Looked at through a copy: not worth it for a chunk that is one huge row.
-        clean = len(chunk) <= _HUGE_CHUNK and len(chunk.translate(None, _SPECIAL)) == len(chunk)
+        text = chunk.decode("latin-1")
+        count = text.count("\n")
+        # Of a whole chunk at once: a call for each row, to split it, would cost as much as all the rest.
+        row_values = text.replace("\n", "\t").split("\t")
+        row_values.pop()  # behind the last line feed
+        if len(row_values) != count * max(len(self._columns), 1):
+            raise ProtocolError("a COPY line with another number of columns")
         try:
-            rendered = (self._clean if clean else self._mixed)(lines, head, tail)
+            rendered = self._function(chunk)(row_values, head, tail)
         except Unrepresentable:
-            rendered = [self._slowly(line, head, tail) for line in lines]
-        except ValueError as error:
-            raise ProtocolError("a COPY line with another number of columns") from error
-        return "".join(rendered).encode("latin-1"), len(rendered)
+            rendered = [self._slowly(line, head, tail) for line in text.split("\n")[:-1]]
+        return "".join(rendered).encode("latin-1"), count
+
+    def _function(self, chunk: bytes) -> CopyFunction:
+        """The quickest function that can render ``chunk``."""
+        if b"\\" in chunk:
+            return self._mixed
+        # Looked at through a copy: not worth it for a chunk that is one huge row.
+        is_clean = len(chunk) <= _HUGE_CHUNK and len(chunk.translate(None, _ESCAPED_BY_JSON)) == len(chunk)
+        return self._clean if is_clean else self._quoted
 
     def _slowly(self, line: str, head: str, tail: str) -> str:
         row = copytext.split_line(line) if self._columns else []
@@ -149,7 +159,11 @@ def compiled(lines: list[str], columns: Sequence[PlanColumn], more: Mapping[str,
         "timetz": values.timetz,
         "timestamp": values.timestamp,
         "timestamptz": values.timestamptz,
-        "TAB": "\t",
+        "QUOTE": '"',
+        "SPACE": " ",
+        "UTC": "+00",
+        "FRACTION": values.MISSING_FRACTION,
+        "FRACTION_AND_ZONE": values.MISSING_FRACTION_BEFORE_ZONE,
         "BACKSLASH": "\\",
         "NINE": "9",
         "YES": "t",
@@ -177,6 +191,13 @@ def expression(column: PlanColumn, name: str, index: int) -> str:
             return f"quote({name})"
         case Kind.ARRAY:
             return f"array{index}({name})"
+        # The ordinary ones without a call: neither infinite nor BC (which end otherwise), the year of four digits.
+        case Kind.TIMESTAMPTZ:
+            usual = f'f"{{QUOTE}}{{{name}[:10]}}T{{{name}[11:-3]}}{{FRACTION_AND_ZONE[len({name})]}}{{QUOTE}}"'
+            return f"{usual} if {name}[-3:] == UTC and {name}[10] == SPACE else timestamptz({name})"
+        case Kind.TIMESTAMP:
+            usual = f'f"{{QUOTE}}{{{name}[:10]}}T{{{name}[11:]}}{{FRACTION[len({name})]}}{{QUOTE}}"'
+            return f"{usual} if {name}[-1] <= NINE and {name}[10] == SPACE else timestamp({name})"
         case _:
             return f"{column.kind.value}({name})"
 
@@ -189,13 +210,15 @@ def _clean_piece(column: PlanColumn, index: int) -> str:
 
 
 def _quoted_piece(column: PlanColumn, index: int) -> str:
-    """The f-string piece of a value in a line without a backslash, so without NULL."""
+    """The f-string piece of a value without a backslash, so not NULL, that may hold a quote."""
     return _clean_piece(column, index) if column.kind is not Kind.TEXT else f"{{quote(c{index})}}"
 
 
 def _nullable_piece(column: PlanColumn, index: int) -> str:
     """The f-string piece of any value."""
     name = f"c{index}"
+    if column.is_key and column.kind is Kind.INTEGER:
+        return f"{{{name}}}"  # never NULL, nothing to escape
     bare = f"({expression(column, name, index)})"
     if column.kind in (Kind.TEXT, Kind.ARRAY):
         escaped = f"({expression(column, f'unescape({name})', index)})"
@@ -221,29 +244,26 @@ def _literal(text: str) -> str:
 
 
 def _copy_functions(columns: Sequence[PlanColumn]) -> dict[str, Any]:
-    target = "".join(f"c{i}, " for i in range(len(columns)))
-    unpack = f"{target} = line.split(TAB)" if columns else "pass"
+    # A row without columns is still one (empty) value.
+    names = [f"c{i}" for i in range(max(len(columns), 1))]
+    target = "".join(f"{name}, " for name in names)
+    # The same iterator in each place: zip hands out the values row by row.
+    rows = f"for {target} in zip({', '.join(['each'] * len(names))})"
 
     def line(piece: Callable[[PlanColumn, int], str]) -> str:
         return line_of(columns, [piece(column, i) for i, column in enumerate(columns)])
 
     return compiled(
         [
-            "def clean(lines, H, T):",
-            "    out = []",
-            "    for line in lines:",
-            f"        {unpack}",
-            f"        out.append({line(_clean_piece)})",
-            "    return out",
-            "def mixed(lines, H, T):",
-            "    out = []",
-            "    for line in lines:",
-            f"        {unpack}",
-            "        if BACKSLASH in line:",
-            f"            out.append({line(_nullable_piece)})",
-            "        else:",
-            f"            out.append({line(_quoted_piece)})",
-            "    return out",
+            "def clean(values, H, T):",
+            "    each = iter(values)",
+            f"    return [{line(_clean_piece)} {rows}]",
+            "def quoted(values, H, T):",
+            "    each = iter(values)",
+            f"    return [{line(_quoted_piece)} {rows}]",
+            "def mixed(values, H, T):",
+            "    each = iter(values)",
+            f"    return [{line(_nullable_piece)} {rows}]",
         ],
         columns,
     )

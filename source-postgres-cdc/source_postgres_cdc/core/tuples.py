@@ -127,6 +127,7 @@ def _run_of_tuples(columns: Sequence[PlanColumn], oid: int, *, numbered: bool) -
         f"            v = s[p + {len(insert)}:q].split(SHORT)",
         f"            if len(v) == {len(columns) + 1}:",
         f"                _, {values_} = v",
+        *(f"                c{i} = c{i}[1:]" for i, column in enumerate(columns) if _is_named_often(column)),
         f"                out.append({line_of(columns, pieces)})",
         "            else:",
         "                out.append(new(b[p:q], 6, H, T))",
@@ -138,10 +139,16 @@ def _run_of_tuples(columns: Sequence[PlanColumn], oid: int, *, numbered: bool) -
     ]
 
 
+def _is_named_often(column: PlanColumn) -> bool:
+    """Whether the expression of ``column`` names its value more than once."""
+    return column.field is not None and column.kind in (Kind.DECIMAL, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+
+
 def _short_piece(column: PlanColumn, index: int) -> str:
     """The f-string piece of a value that has its length in the first byte."""
     if column.field is None:
         return ""
+    name = f"c{index}" if _is_named_often(column) else f"c{index}[1:]"
     if column.kind is Kind.PLAIN:
-        return f'"{{c{index}[1:]}}"'
-    return f"{{{expression(column, f'c{index}[1:]', index)}}}"
+        return f'"{{{name}}}"'
+    return f"{{{expression(column, name, index)}}}"

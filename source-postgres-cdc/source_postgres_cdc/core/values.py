@@ -77,6 +77,11 @@ def timetz(text: str) -> str:
 _FRACTION = (".000000", "00000", "0000", "000", "00", "0", "")
 
 
+# The same by the length of the whole text, 2024-03-12 22:41:18.042; with a time zone it is three longer, and Z follows.
+MISSING_FRACTION = ("",) * 19 + (_FRACTION[0], *_FRACTION)
+MISSING_FRACTION_BEFORE_ZONE = ("",) * 3 + tuple(f"{zeros}Z" for zeros in MISSING_FRACTION)
+
+
 def timestamp(text: str) -> str:
     """``2024-03-12 22:41:18.042`` to ``"2024-03-12T22:41:18.042000"``; ``BC`` and infinity are kept."""
     return _timestamp(text, "")
