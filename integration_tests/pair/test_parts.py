@@ -8,6 +8,7 @@ import pytest
 
 from integration_tests.pair.piping import Passed, differences, sync
 from integration_tests.source.reading import catalog_of
+from integration_tests.source.test_parts import needs_parts
 from integration_tests.support.databases import Database
 
 ITEMS = "id::text, v, md5(coalesce(big, '-'))"
@@ -18,6 +19,7 @@ PART_PAGES = 5
 
 @pytest.fixture
 def items(source_db):
+    needs_parts(source_db)
     source_db.execute("create table items (id int primary key, v text, big text) with (autovacuum_enabled = off)")
     source_db.execute("alter table items alter big set storage external")
     source_db.execute(f"insert into items select i, rpad(i::text, 70, '.') from generate_series(1, {ROWS}) i")
