@@ -67,7 +67,8 @@ def test_two_connections_give_every_row_once(tables):
     assert outcome.stderr == ""
     # The same bytes as by one connection, but for when.
     alone = read(tables, catalog_of(tables, "full_refresh"), create_if_missing=False)
-    together = read(tables, catalog_of(tables, "full_refresh"), max_db_connections=2, create_if_missing=False)
+    options = {"max_db_connections": 2, "snapshot_part_pages": 7}
+    together = read(tables, catalog_of(tables, "full_refresh"), create_if_missing=False, **options)
     assert sorted(map(data_of, alone.lines)) == sorted(map(data_of, together.lines))
 
 

@@ -30,6 +30,7 @@ READY, LINES, DONE, FAILED = b"R", b"L", b"D", b"F"
 # The parent keeps the tables locked; behind a session that queues for such a table we would wait for ever.
 _LOCK_TIMEOUT = "60s"
 _PR_SET_PDEATHSIG = 1
+_FRAME_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,25 @@ def main() -> None:
     _end_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends us
     # Whatever a library may print must not get between the frames.
-    out = os.dup(1)
+    out = _Frames(os.dup(1))
     os.dup2(2, 1)
     try:
         _work(sys.stdin.buffer, out)
     except (EOFError, BrokenPipeError):
         return  # the parent has gone
     except Exception as error:  # noqa: BLE001 - the parent tells it
-        _send(out, FAILED, 0, pickle.dumps(classify(error, Phase.WORKING)))
+        out.send(FAILED, pickle.dumps(classify(error, Phase.WORKING)))
 
 
-def _work(requests: BinaryIO, out: int) -> None:
+def _work(requests: BinaryIO, out: _Frames) -> None:
     start: Start = pickle.load(requests)  # noqa: S301 - our parent's
     with closing(server.open_session(start.settings)) as session:
         _enter(session, start.snapshot_id)
-        _send(out, READY, 0, b"")
+        out.send(READY)
         while True:
             part: Part = pickle.load(requests)  # noqa: S301 - our parent's
-            snapshot.read(session, part, lambda lines, count: _send(out, LINES, count, lines))
-            _send(out, DONE, 0, b"")
+            snapshot.read(session, part, out.lines)
+            out.send(DONE)
 
 
 def _enter(session: Connection, snapshot_id: str) -> None:
@@ -73,11 +74,37 @@ def _enter(session: Connection, snapshot_id: str) -> None:
         cursor.execute(SQL("set transaction snapshot {}").format(sql.literal(snapshot_id)))
 
 
-def _send(out: int, kind: bytes, count: int, payload: bytes) -> None:
-    for data in (HEADER.pack(kind, count, len(payload)), payload):
+class _Frames:
+    """What the parent reads. Lines are gathered: a frame is some work for the parent, however small it is."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._gathered: list[bytes] = []
+        self._size = self._count = 0
+
+    def lines(self, lines: bytes, count: int) -> None:
+        """``count`` RECORD lines; they come before whatever is sent later."""
+        self._gathered.append(lines)
+        self._size += len(lines)
+        self._count += count
+        if self._size >= _FRAME_BYTES:
+            self._flush()
+
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
+        """A frame of its own, at once."""
+        self._flush()
+        self._write(HEADER.pack(kind, 0, len(payload)) + payload)
+
+    def _flush(self) -> None:
+        if self._gathered:
+            self._write(b"".join([HEADER.pack(LINES, self._count, self._size), *self._gathered]))
+            self._gathered = []
+            self._size = self._count = 0
+
+    def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(out, view) :]
+            view = view[os.write(self._fd, view) :]
 
 
 def _end_with(parent: int) -> None:
