@@ -19,6 +19,7 @@ _TOP = (
     "create_if_missing",
     "initial_load",
     "transport",
+    "sync_checkpoint_records",
     "emit_position",
     "state_type",
     "failover",

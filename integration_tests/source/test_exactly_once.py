@@ -6,6 +6,8 @@ without a gap and without a repetition.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,6 +81,34 @@ def test_a_stream_is_read_again_while_the_others_go_on(source_db, transport):
         # What a destination keeps: the row of the highest cursor, of equal ones the later.
         by_cursor = sorted(records[table], key=lambda row: row["_ab_cdc_lsn"])
         assert replayed(by_cursor, key, others) == _content(source_db, table), table
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_state_is_a_place_to_go_on_from(source_db, transport):
+    """Commits that follow each other closely in WAL: what came before a state is not sent again, the rest is."""
+    source_db.execute("create table t (id int primary key)")
+    catalog = catalog_of(source_db)
+    first = read(source_db, catalog, transport=transport)
+    with contextlib.ExitStack() as open_sessions:
+        cursors = [open_sessions.enter_context(contextlib.closing(source_db.connect())).cursor() for _ in range(8)]
+        for number, cursor in enumerate(cursors):
+            cursor.execute("begin; insert into t values (%s), (-%s)", (number + 1, number + 1))
+        for cursor in cursors:
+            cursor.execute("commit")
+    whole = read(source_db, catalog, first, transport=transport, sync_checkpoint_records=1)
+    seen: list[int] = []
+    checkpoints = []
+    for message in whole.messages:
+        if message["type"] == "RECORD":
+            seen.append(message["record"]["data"]["id"])
+        elif message["type"] == "STATE":
+            checkpoints.append((json.loads(json.dumps(message["state"], default=float)), len(seen)))
+    assert sorted(seen) == [*range(-8, 0), *range(1, 9)]
+    assert {count for _, count in checkpoints} == set(range(2, 17, 2))
+    for state, count in checkpoints:
+        again = read(source_db, catalog, state, transport=transport)
+        assert again.exit_code == 0, again
+        assert [row["id"] for row in again.records()] == seen[count:]
 
 
 def test_faults_are_seen():

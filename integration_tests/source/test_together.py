@@ -92,8 +92,8 @@ def test_wal_of_others_is_released_without_a_heartbeat(source_db, transport):
     for _ in range(2):
         source_db.execute("checkpoint")
     assert held_back(source_db) > 80_000_000
-    # The first knows the position, the second gives it to the anchor; 12 follows with what it keeps at the next one.
-    for _ in range(2 if source_db.server.major > 12 else 3):
+    # The first knows the position, the second gives it to the anchor; before 15 what it keeps follows at the next one.
+    for _ in range(2 if source_db.server.major > 14 else 3):
         outcome = read(source_db, catalog, outcome, transport=transport)
         assert outcome.exit_code == 0, outcome
         assert outcome.records() == []
