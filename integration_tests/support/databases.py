@@ -18,13 +18,17 @@ DROP_DEADLINE_S = 30.0
 
 
 class Database:
-    """A new database in ``server``. ``drop`` (or leaving the ``with`` block) removes it and all that holds it."""
+    """A new database in ``server``. ``drop`` (or leaving the ``with`` block) removes it and all that holds it.
 
-    def __init__(self, server: Server, name: str | None = None) -> None:
+    With ``exists`` it is there already (a standby's), and is not ours to drop.
+    """
+
+    def __init__(self, server: Server, name: str | None = None, *, exists: bool = False) -> None:
         self.server = server
         self.name = name or f"t_{uuid.uuid4().hex[:12]}"
         self._connection: Connection | None = None
-        self._in_postgres(sql.SQL("create database {} template template0").format(sql.Identifier(self.name)))
+        if not exists:
+            self._in_postgres(sql.SQL("create database {} template template0").format(sql.Identifier(self.name)))
 
     def __enter__(self) -> Database:
         return self
@@ -54,6 +58,11 @@ class Database:
     def value(self, statement: str | sql.Composable, *args: Any) -> Any:
         """The first column of the first row."""
         return self.rows(statement, *args)[0][0]
+
+    def close(self) -> None:
+        """Close the database's own connection."""
+        if self._connection is not None:
+            self._connection.close()
 
     def drop(self) -> None:
         """Drop the database with all that would hold it. Nothing else may use it any more."""

@@ -182,6 +182,22 @@ class Cluster:
         self.start()
         wait_until(self._is_primary, START_DEADLINE_S, "the restored server is promoted")
 
+    def standby(self, settings: Mapping[str, str] | None = None) -> Cluster:
+        """A hot standby that streams from this server, not started yet; this server is restarted for its copy."""
+        standby = Cluster(self.binaries, settings=settings)
+        standby.password = self.password
+        standby._home = open_directory("pg-standby-")
+        self._end(signal.SIGINT)
+        _copy(self._data, standby._data)
+        self.start()
+        (standby._data / "standby.signal").touch()
+        owner().take(standby._data / "standby.signal")
+        with (standby._data / "postgresql.conf").open("a") as conf:
+            dsn = f"host={self.host} port={self.port} user={self.user} password={self.password}"
+            given = {"primary_conninfo": dsn, "hot_standby_feedback": "on", **(settings or {})}
+            conf.writelines(f"{key} = '{value}'\n" for key, value in given.items())
+        return standby
+
     def _is_primary(self) -> bool:
         with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("select not pg_is_in_recovery()")

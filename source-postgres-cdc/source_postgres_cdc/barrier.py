@@ -30,14 +30,17 @@ _LONGEST_PAUSE_S = 0.25
 class Snapshot:
     """What a barrier gave.
 
-    ``lsn`` is W, and the cut between two decoding sessions. ``text`` is the snapshot's (``xmin:xmax:xip``, PostgreSQL
-    documentation 9.28.7). Everything that it shows has committed before ``until``: a stream past that position has
-    nothing to leave out any more.
+    ``lsn`` is W. ``cut`` ends a decoding session: everything that committed before it is shown, and W or above.
+
+    What else is shown: by ``text``, the snapshot's (``xmin:xmax:xip``, PostgreSQL documentation 9.28.7), until a
+    position ``until`` that all of it has committed before; or, on a standby, what committed before ``position``.
     """
 
     lsn: int
-    text: str
-    until: int
+    cut: int
+    text: str | None = None
+    until: int = 0
+    position: int = 0
 
 
 class Visibility:
@@ -72,7 +75,7 @@ def take_snapshot(session: Connection, wait_s: float = WAIT_S) -> Snapshot:
             cursor.execute("begin isolation level repeatable read, read only")
             text: str = server.value(session, "select txid_current_snapshot()::text")
             if int(text.partition(":")[0]) > own_xid:
-                return Snapshot(stamp, text, _insert_position(session))
+                return Snapshot(stamp, cut=stamp, text=text, until=_insert_position(session))
             cursor.execute("rollback")
         raise _blocked(session, own_xid, wait_s)
 
@@ -116,6 +119,8 @@ def fence(session: Connection) -> int:
     transaction has begun, and would be reached only when somebody writes on. A message, which the stream does not
     carry: a commit that wrote nothing is not flushed at once.
     """
+    if server.value(session, "select pg_is_in_recovery()"):
+        return flushed_position(session)
     position = _insert_position(session)
     with session.cursor() as cursor:
         cursor.execute(
@@ -153,8 +158,11 @@ def wait_for_standbys(session: Connection, position: int, wait_s: float) -> None
 
 
 def flushed_position(session: Connection) -> int:
-    """The position up to which the server has flushed its WAL."""
-    return lsn.parse(server.value(session, "select pg_current_wal_flush_lsn()::text"))
+    """The position up to which the server has flushed its WAL, or a standby has replayed it."""
+    query = (
+        "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end)::text"
+    )
+    return lsn.parse(server.value(session, query))
 
 
 def _attempts(wait_s: float) -> Iterator[None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConnectorError
-from source_postgres_cdc import publication, server, slot, tables
+from source_postgres_cdc import publication, server, slot, standby, tables
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
 
@@ -39,9 +39,9 @@ def _wal_level(subject: Subject) -> str | None:
 
 
 def _is_primary(subject: Subject) -> str | None:
-    if not subject.server.in_recovery:
+    if not subject.server.in_recovery or subject.server.version >= standby.MINIMUM_VERSION:
         return None
-    return "The server is a standby; reading from one is not supported yet. Connect to the primary."
+    return "The server is a standby, which can be read from PostgreSQL 16 on. Connect to the primary."
 
 
 def _replication_privilege(subject: Subject) -> str | None:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName, TransientError
-from source_postgres_cdc import barrier, snapshot, workers
+from source_postgres_cdc import barrier, snapshot, standby, workers
 from source_postgres_cdc.barrier import Snapshot
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.rounds import Round
+from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.snapshot import Storage
 from source_postgres_cdc.state import State, StreamProgress
@@ -30,8 +31,9 @@ _SMALLEST_PART = 1024
 class InitialLoad:
     """Reads tables in ``session``, which holds the snapshot meanwhile; rows leave through ``emitter``."""
 
-    def __init__(self, session: Connection, settings: SourceSettings, emitter: Emitter) -> None:
+    def __init__(self, session: Connection, facts: Server, settings: SourceSettings, emitter: Emitter) -> None:
         self._session = session
+        self._server = facts
         self._settings = settings
         self._emitter = emitter
         self._limit = time.monotonic() + settings.replication_method.initial_load_timeout_hours * 3600
@@ -55,12 +57,12 @@ class InitialLoad:
         # Only read, so without progress in the state: last, so that an attempt that ends early has not read them.
         wanted.sort(key=lambda stream: not stream.is_followed)
         known, taken = self._begin(wanted)
-        state.cuts.add(taken.lsn)
+        state.cuts.add(taken.cut)
         if not self._settings.initial_load:
             wanted = self._leave_out(wanted, state, taken)
         elif not has_position:
-            # Everything is read now or later: no transaction that committed before W has anything to add.
-            state.lsn = max(state.lsn, taken.lsn)
+            # Everything is read now or later: no transaction that committed before the cut has anything to add.
+            state.lsn = max(state.lsn, taken.cut)
         self._round(wanted, state, known, taken)
         return all(self._is_complete(stream, state) for stream in wanted)
 
@@ -79,7 +81,14 @@ class InitialLoad:
                 self._estimated.add(stream.id)
                 self._emitter.estimate(stream.id, stream.table.estimated_rows, stream.table.size)
         known = snapshot.storages(self._session, [stream.table for stream in streams])
-        return known, barrier.take_snapshot(self._session)
+        if self._server.in_recovery:
+            return known, standby.take_snapshot(self._session, self._settings, self._server)
+        taken = barrier.take_snapshot(self._session)
+        if self._settings.failover:
+            # No row leaves that a promoted standby might not have.
+            seconds = self._settings.replication_method.initial_waiting_seconds
+            barrier.wait_for_standbys(self._session, taken.until, seconds)
+        return known, taken
 
     def _leave_out(self, streams: Sequence[Stream], state: State, taken: Snapshot) -> list[Stream]:
         """Follow from the slot on, without the rows that are there; the snapshot only ends a decoding session."""

@@ -98,6 +98,8 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_creat
         # One transaction: a publication of ours is never seen without its mark.
         with session.cursor() as cursor:
             cursor.execute(SQL("; ").join(statements))
+    except errors.ReadOnlySqlTransaction as error:
+        raise ConfigError(f"{what} The server is a standby.", remedy=f"Run on the primary: {text};") from error
     except errors.InsufficientPrivilege as error:
         raise ConfigError(
             f"{what} The database user may not make it so (it must own the tables).",

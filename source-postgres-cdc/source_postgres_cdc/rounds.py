@@ -144,7 +144,8 @@ class Round:
         if self._state is None or not stream.is_followed:
             return 0
         # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
-        fresh = StreamProgress(is_complete=False, snapshot=self._taken.text, snapshot_until=self._taken.until)
+        taken = self._taken
+        fresh = StreamProgress(False, taken.text, taken.until, position=taken.position)
         progress = self._state.streams.setdefault(stream.id, fresh)
         if progress.page and storage is not None and progress.file == storage.file:
             log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)

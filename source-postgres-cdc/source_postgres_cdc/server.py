@@ -106,22 +106,23 @@ class Identity:
     timeline: int
 
 
-# A primary's control file keeps the timeline of its last checkpoint, which may be from before a promotion.
 _IDENTITY = """
 select (select system_identifier::text from pg_control_system()),
-       case when pg_is_in_recovery() then (select timeline_id from pg_control_checkpoint())
-            else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end
+       ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
 """
 
 
 def identify(session: Connection, settings: SourceSettings, server: Server) -> Identity:
     """The server's identity: by functions, by a walsender where those are denied."""
     try:
-        return Identity(*rows(session, _IDENTITY)[0])
+        # No function knows the timeline that a standby replays.
+        if not server.in_recovery:
+            return Identity(*rows(session, _IDENTITY)[0])
     except errors.InsufficientPrivilege:
-        with closing(open_replication_session(settings, server)) as walsender:
-            system_id, timeline, *_ = rows(walsender, "IDENTIFY_SYSTEM")[0]
-            return Identity(str(system_id), int(timeline))
+        pass
+    with closing(open_replication_session(settings, server)) as walsender:
+        system_id, timeline, *_ = rows(walsender, "IDENTIFY_SYSTEM")[0]
+        return Identity(str(system_id), int(timeline))
 
 
 # A superuser may become anybody, and needs nobody.

@@ -50,11 +50,12 @@ class Slot:
     active_pid: int | None
     invalidation: str | None
     has_failover: bool
+    is_copy: bool
 
 
 _SLOT = """
 select slot_name, plugin, database, temporary, restart_lsn::text, confirmed_flush_lsn::text, {wal_status}, active_pid,
-       {invalidation}, {failover}
+       {invalidation}, {failover}, {is_copy}
 from pg_replication_slots where slot_name = %(name)s
 """
 
@@ -65,6 +66,7 @@ def find(session: Connection, version: int, name: str) -> Slot | None:
         wal_status="wal_status" if version >= 130000 else "null::text",
         invalidation="invalidation_reason" if version >= 170000 else "null::text",
         failover="failover" if version >= 170000 else "false",
+        is_copy="synced and pg_is_in_recovery()" if version >= 170000 else "false",
     )
     found = server.rows(session, query, {"name": name})
     if not found:
@@ -96,6 +98,11 @@ def problem(slot: Slot, database: str) -> ConfigError | None:
         return ConfigError(
             f"The replication slot {slot.name} belongs to the database {slot.database}.",
             remedy="Name another slot: slots are unique in a server.",
+        )
+    if slot.is_copy:
+        return ConfigError(
+            f"The replication slot {slot.name} is a copy of the primary's.",
+            remedy="Name another slot to read from the standby, or connect to the primary.",
         )
     if slot.is_temporary:
         return ConfigError(f"The replication slot {slot.name} is temporary.", remedy="Name another slot.")
@@ -168,9 +175,12 @@ def create(session: Connection, name: str, *, failover: bool = False) -> None:
         with server.as_replicator(session), _statement_timeout(session, CREATE_WAIT_S):
             server.rows(session, query, (name, PLUGIN))
     except errors.QueryCanceled as error:
+        is_standby = server.value(session, "select pg_is_in_recovery()")
         raise TransientError(
             f"The replication slot {name} could not be made within {CREATE_WAIT_S} s: older transactions are open.",
-            remedy="End them, or wait: see pg_stat_activity and pg_prepared_xacts.",
+            remedy="Run on the primary: select pg_log_standby_snapshot();"
+            if is_standby
+            else "End them, or wait: see pg_stat_activity and pg_prepared_xacts.",
         ) from error
     except errors.InsufficientPrivilege as error:
         raise ConfigError(

@@ -11,7 +11,7 @@ from airbyte_pg.errors import ConfigError, StreamName
 from airbyte_pg.settings import load_settings
 from source_postgres_cdc import check as prerequisites
 from source_postgres_cdc import discover as discovery
-from source_postgres_cdc import publication, server, state, streams, tables
+from source_postgres_cdc import publication, server, standby, state, streams, tables
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.selection import Selection
 from source_postgres_cdc.settings import SourceSettings
@@ -60,8 +60,8 @@ def read(call: Call) -> None:
         facts = server.inspect(session)
         followed = {entry.id for entry in configured if entry.sync_mode == "incremental"}
         given = state.load(call.state, facts.database, followed)
-        if facts.in_recovery:
-            raise ConfigError("Reading from a standby is not supported yet.", remedy="Connect to the primary.")
+        if facts.in_recovery and facts.version < standby.MINIMUM_VERSION:
+            raise ConfigError("A standby can be read from PostgreSQL 16 on.", remedy="Connect to the primary.")
         if facts.wal_level != "logical" and followed:
             raise ConfigError(
                 f"wal_level is {facts.wal_level}; changes need logical.",

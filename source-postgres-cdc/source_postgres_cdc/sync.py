@@ -68,13 +68,14 @@ class Sync:
             self._follow(followed, state)
             load.expect_time_left()
             has_position = True
-        heartbeat.beat(self.settings)
+        if not self.server.in_recovery:
+            heartbeat.beat(self.settings)
         self._follow(followed, state)
 
     def _follow(self, followed: Sequence[Stream], state: State) -> None:
         """Read the changes up to the present, and say so in a STATE."""
         fence = barrier.fence(self.session)
-        if self.settings.failover:
+        if self.settings.failover and not self.server.in_recovery:
             barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
         log.info("following changes from %s to %s", lsn.render(state.lsn), lsn.render(fence))
         # A stream that is not in the state is read behind all this: nothing of it is owed.
@@ -92,4 +93,4 @@ class Sync:
         return published(streams, tables.load_members(self.session, self.server.version, name))
 
     def _initial_load(self) -> InitialLoad:
-        return InitialLoad(self.session, self.settings, self.emitter)
+        return InitialLoad(self.session, self.server, self.settings, self.emitter)
