@@ -60,6 +60,11 @@ class ConfiguredStream(msgspec.Struct, frozen=True):
         return self.cursor_field or own or []
 
     @property
+    def is_deduplicated(self) -> bool:
+        """Whether the destination keeps one row per key: the newest."""
+        return self.destination_sync_mode == "append_dedup"
+
+    @property
     def is_truncating(self) -> bool:
         """Whether the rows of this sync replace all earlier ones (a refresh, or overwrite)."""
         return bool(self.generation_id) and self.generation_id == self.minimum_generation_id

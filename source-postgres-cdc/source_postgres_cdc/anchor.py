@@ -29,6 +29,7 @@ class Anchor:
     """What a sync starts from: the slot, the server that it is on, and the position to go on from.
 
     ``given`` is the state that is gone on from: None where there was none, or where everything is read anew.
+    ``is_new``: the slot was made just now.
     """
 
     slot: str
@@ -36,6 +37,7 @@ class Anchor:
     timeline: int
     lsn: int
     given: State | None
+    is_new: bool = False
 
 
 def hold(
@@ -50,6 +52,7 @@ def hold(
         raise failure
     identity = server.identify(session, settings, facts)
     slot.lock(session, settings.slot)
+    before = slot.find(session, facts.version, settings.slot)
     try:
         if given is not None:
             _expect_history(session, facts, settings, identity, given)
@@ -59,13 +62,14 @@ def hold(
         _expect_resync(settings, lost, is_refresh=is_refresh)
         given = None
         _drop_useless(session, facts, settings, lost)
+        before = slot.find(session, facts.version, settings.slot)
         found = _usable(session, facts, settings, None)
     if settings.failover and not found.has_failover:
         log.warning(slot.without_failover(found))
     if given is not None:
         _advance(session, facts, settings, found, given.lsn)
     position = given.lsn if given else found.confirmed_lsn or 0
-    return Anchor(found.name, identity.system_id, identity.timeline, position, given)
+    return Anchor(found.name, identity.system_id, identity.timeline, position, given, is_new=before is None)
 
 
 def _advance(session: Connection, facts: Server, settings: SourceSettings, found: Slot, position: int) -> None:

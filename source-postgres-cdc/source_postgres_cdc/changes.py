@@ -18,6 +18,7 @@ from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, Relation
 from source_postgres_cdc.core.tuples import ORDINAL_STEP, SlowRow
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.relations import Target, target_of
+from source_postgres_cdc.state import StreamProgress
 from source_postgres_cdc.streams import Stream
 from source_postgres_cdc.toast import Incomplete, Reselection
 
@@ -45,9 +46,8 @@ class _Transaction:
 class Changes:
     """Takes the frames of one decoding session; rendered rows leave through the emitter in order of delivery.
 
-    ``visibilities``: for a stream that this connection loads for the first time, what its snapshot shows already; those
-    transactions are left out, so that each change is sent once; and so is what committed before a stream's own entry in
-    ``positions``. From the position ``left_out_until`` on nothing is left out any more.
+    ``progress`` says what of each stream is left out: what the snapshot of a stream that is loaded for the first time
+    shows already, so that each change is sent once; and what committed before its own position.
     ``session`` is used for the catalogue and re-selects. ``numbered``: each row says its position.
     """
 
@@ -55,9 +55,7 @@ class Changes:
         self,
         session: Connection,
         streams: Iterable[Stream],
-        visibilities: Mapping[StreamName, Visibility],
-        positions: Mapping[StreamName, int],
-        left_out_until: int,
+        progress: Mapping[StreamName, StreamProgress],
         emitter: Emitter,
         *,
         numbered: bool,
@@ -65,9 +63,8 @@ class Changes:
         self._session = session
         self._numbered = numbered
         self._streams = {stream.table.id: stream for stream in streams if stream.is_followed}
-        self._visibilities = visibilities
-        self._positions = positions
-        self._left_out_until = left_out_until
+        self._progress = progress
+        self._left_out_until = max((each.left_out_until for each in progress.values()), default=0)
         self._emitter = emitter
         # By the four bytes of the relation's OID as they stand in a frame.
         self._targets: dict[bytes, Target] = {}
@@ -147,13 +144,16 @@ class Changes:
         transaction.deleted_around_lsn = stamp.around_lsn(updated_at, commit_lsn, deleted=True)
 
     def _leave_out_nothing(self) -> None:
-        self._visibilities, self._positions, self._left_out_until = {}, {}, sys.maxsize
+        self._progress, self._left_out_until = {}, sys.maxsize
         for target in self._targets.values():
-            target.visibility, target.position = None, 0
+            target.visibility, target.position, target.only_deletes_until = None, 0, 0
 
     def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
         if target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn):
+            return
+        only_delete = transaction.commit_lsn < target.only_deletes_until
+        if only_delete and frame[5] == pgoutput.NEW_TUPLE:
             return
         if target.problem is not None:
             raise target.problem
@@ -165,12 +165,12 @@ class Changes:
             except SlowRow:
                 self._change_slowly(target, lsn, frame, tail)
         else:
-            self._change_slowly(target, lsn, frame, tail)
+            self._change_slowly(target, lsn, frame, tail, only_delete=only_delete)
         self._batch_bytes += len(frame)
         if self._batch_bytes > BATCH_BYTES:
             self.flush()
 
-    def _change_slowly(self, target: Target, lsn: int, frame: bytes, tail: str) -> None:
+    def _change_slowly(self, target: Target, lsn: int, frame: bytes, tail: str, *, only_delete: bool = False) -> None:
         old_kind, old, new = pgoutput.split_change(frame)
         plan, head = target.plan, target.head
         around, number = self._transaction.deleted_around_lsn, self._transaction.number
@@ -188,6 +188,8 @@ class Changes:
                 new = [old[i] if new[i] is UNCHANGED and i in target.key else new[i] for i in range(len(new))]
             if is_moved:
                 self._batch.append(plan.render_values(old, head, self._tail(lsn, around, number - 1)))
+        if only_delete:
+            return
         if UNCHANGED in new:
             self._batch.append(Incomplete(target, new, tail, self._transaction.xid))
         else:
@@ -205,8 +207,9 @@ class Changes:
             return
         # The plan of rows in the batch stays theirs: it is held by each.
         target = target_of(self._session, stream, relation, self._emitted_ms, numbered=self._numbered)
-        target.visibility = self._visibilities.get(stream.id)
-        target.position = self._positions.get(stream.id, 0)
+        if progress := self._progress.get(stream.id):
+            target.visibility = Visibility(progress.snapshot) if progress.snapshot is not None else None
+            target.position, target.only_deletes_until = progress.position, progress.only_deletes_until
         self._targets[relation.oid.to_bytes(4, "big")] = target
 
     def _truncate(self, truncate: pgoutput.Truncate) -> None:

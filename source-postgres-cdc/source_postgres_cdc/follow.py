@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
+from psycopg2 import errors
+
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import ConfigError, StreamName
-from source_postgres_cdc import server
-from source_postgres_cdc.barrier import Visibility
+from airbyte_pg.errors import ConfigError
+from source_postgres_cdc import lsn, server
 from source_postgres_cdc.bulk import BulkReader
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.cursor_slot import CopyImpossible
@@ -24,6 +26,9 @@ from source_postgres_cdc.streams import Stream
 CHECKPOINT_BYTES = 64 << 20
 # A backlog from which on the bulk transport is worth its windows.
 BULK_BYTES = 4 << 20
+
+
+log = logging.getLogger(__name__)
 
 
 class Following:
@@ -47,19 +52,27 @@ class Following:
         self._has_bulk = settings.transport != "stream" or self._role is not None
         self._may_stream = settings.transport != "bulk" and self._role is None
 
-    def read_to(self, end: int, state: State) -> None:
-        """Every change that committed between the state's position and ``end``; what is decoded ends there too."""
+    def read_to(self, end: int, state: State, *, may_skip: bool = False) -> None:
+        """Every change that committed between the state's position and ``end``; what is decoded ends there too.
+
+        ``may_skip``: a snapshot shows all of it, and it may be from before the publication was made.
+        """
         while state.lsn < end:
-            self._decode(end, state)
+            try:
+                self._decode(end, state)
+            except errors.UndefinedObject:
+                # What is decoded sees the catalogue of its own time.
+                if not may_skip:
+                    raise
+                log.info("the publication is younger than the slot: going on from %s", lsn.render(end))
+                state.lsn = end
 
     def _decode(self, end: int, state: State) -> None:
         """One decoding session: to ``end``, or as far as its transport goes."""
         changes = Changes(
             self._session,
             self._streams,
-            _visibilities(state),
-            {name: progress.position for name, progress in state.streams.items() if progress.position > state.lsn},
-            max((max(progress.position, progress.snapshot_until) for progress in state.streams.values()), default=0),
+            {name: progress for name, progress in state.streams.items() if progress.left_out_until > state.lsn},
             self._emitter,
             numbered=self._settings.emit_position,
         )
@@ -109,11 +122,3 @@ class Following:
         state.lsn = position
         server.value(self._session, "select 1")  # losing the lock's session ends the sync
         self._emitter.state(state)
-
-
-def _visibilities(state: State) -> dict[StreamName, Visibility]:
-    return {
-        name: Visibility(progress.snapshot)
-        for name, progress in state.streams.items()
-        if progress.snapshot is not None and progress.snapshot_until > state.lsn
-    }

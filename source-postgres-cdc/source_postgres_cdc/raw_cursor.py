@@ -7,6 +7,7 @@ status, "nothing to say" (PostgreSQL documentation 55.4, "Standby status update"
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import select
@@ -135,8 +136,12 @@ class RawCursor:
         # After CommandComplete or an error the result says which.
         result = ctypes.c_void_p(self._libpq.PQgetResult(self._connection))
         said = self._libpq.PQresultErrorMessage(result) or self._libpq.PQerrorMessage(self._connection)
+        message = (said or b"the server has ended the stream").decode(errors="replace")
+        code = self._libpq.PQresultErrorField(result, ord("C"))
         self._libpq.PQclear(result)
-        return psycopg2.OperationalError((said or b"the server has ended the stream").decode(errors="replace"))
+        with contextlib.suppress(KeyError):
+            return errors.lookup(code.decode() if code else "")(message)
+        return psycopg2.OperationalError(message)
 
 
 def move(walsender: Connection, slot: str, publication: str, position: int, is_moved: Callable[[], bool]) -> None:
@@ -182,6 +187,7 @@ def _libpq() -> ctypes.CDLL:
         "PQfreemem": (None, [pointer]),
         "PQgetResult": (pointer, [pointer]),
         "PQclear": (None, [pointer]),
+        "PQresultErrorField": (ctypes.c_char_p, [pointer, size]),
         "PQresultErrorMessage": (ctypes.c_char_p, [pointer]),
         "PQerrorMessage": (ctypes.c_char_p, [pointer]),
     }

@@ -51,6 +51,13 @@ class _Table:
     rows: int = 0
 
 
+def _begun(stream: Stream, taken: Snapshot) -> StreamProgress:
+    """The progress of a stream whose first row is about to leave under the snapshot ``taken``."""
+    if stream.is_deduplicated:
+        return StreamProgress(is_complete=False, only_deletes_until=taken.cut)
+    return StreamProgress(False, taken.text, taken.until, position=taken.position)
+
+
 class Round:
     """Hands out the parts of ``streams``, takes their rows, and says in a STATE how far each followed stream is.
 
@@ -144,9 +151,7 @@ class Round:
         if self._state is None or not stream.is_followed:
             return 0
         # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
-        taken = self._taken
-        fresh = StreamProgress(False, taken.text, taken.until, position=taken.position)
-        progress = self._state.streams.setdefault(stream.id, fresh)
+        progress = self._state.streams.setdefault(stream.id, _begun(stream, self._taken))
         if progress.page and storage is not None and progress.file == storage.file:
             log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)
         else:

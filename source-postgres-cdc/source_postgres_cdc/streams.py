@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Stream:
     """A stream to be read. ``columns`` are those that its records hold, in the table's order.
 
-    ``is_truncating``: this sync's rows replace those at the destination.
+    ``is_truncating``: this sync's rows replace those at the destination. ``is_deduplicated``: it keeps one row per key.
     """
 
     id: StreamName
@@ -29,6 +29,7 @@ class Stream:
     row_filter: str | None
     member_oid: int = 0
     is_truncating: bool = False
+    is_deduplicated: bool = False
 
     @property
     def fields(self) -> frozenset[str]:
@@ -61,7 +62,17 @@ def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> 
         if is_followed:
             _expect_followable(entry, table)
         columns = _selected(entry, table, is_followed)
-        streams.append(Stream(entry.id, table, is_followed, columns, None, is_truncating=entry.is_truncating))
+        streams.append(
+            Stream(
+                entry.id,
+                table,
+                is_followed,
+                columns,
+                None,
+                is_truncating=entry.is_truncating,
+                is_deduplicated=entry.is_deduplicated,
+            )
+        )
     return streams
 
 
