@@ -321,7 +321,7 @@ _OPERATIONS_BY_WEIGHT: dict[Callable[[Any, random.Random, int], None], int] = {
     _note: 15,
     _count("counters"): 10,
     _forget("counters"): 2,
-    _count("late"): 10,
+    _count("late"): 20,
     _forget("late"): 2,
     _write_elsewhere: 8,
 }
