@@ -79,7 +79,7 @@ def _begun(source: Database, destination: Database, seed: int, reading: str) -> 
 def _parts(seed: int) -> dict[str, Any]:
     """Tables whole or in few or many parts, changes read behind each or not, by one connection or two."""
     draw = random.Random(seed)
-    pages, seconds = draw.choice([(3, 1000), (10, 0), (10, 1000), (1000, 0), (1000, 1000)])
+    pages, seconds = draw.choice([(3, 1000), (20, 0), (10, 1000), (1000, 0), (1000, 1000)])
     return {
         "snapshot_part_pages": pages,
         "snapshot_drain_seconds": seconds,

@@ -52,10 +52,14 @@ def discovered(database: Database, **more: Any) -> dict[str, dict[str, Any]]:
 
 
 def catalog_of(
-    database: Database, mode: str = "incremental", only: Iterable[str] | None = None, **more: Any
+    database: Database,
+    mode: str = "incremental",
+    only: Iterable[str] | None = None,
+    destination: str = "append_dedup",
+    **more: Any,
 ) -> dict[str, Any]:
     """A configured catalog of what discover says."""
-    return configured(discovered(database, **more).values(), mode, "append_dedup", only=only)
+    return configured(discovered(database, **more).values(), mode, destination, only=only)
 
 
 def read(database: Database, catalog: dict[str, Any], state: Any = None, **more: Any) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import wait_until
@@ -21,6 +22,19 @@ WAITS_FOR_STANDBY = f"{_HERE} and wait_event = 'SyncRep'"
 
 def wait_for(database: Database, query: str, what: str) -> None:
     wait_until(lambda: database.value(query) > 0, 20, what)
+
+
+@contextlib.contextmanager
+def past_the_older(database: Database, older: Any, end: str) -> Iterator[None]:
+    """End the open transaction of the cursor ``older``, which a sync waits for at the barrier; inside the block the
+    sync waits for one that began meanwhile, and what begins now is behind the barrier."""
+    wait_for(database, AT_BARRIER, "the sync stands at the barrier")
+    with contextlib.closing(database.connect()) as session, session.cursor() as between:
+        between.execute("begin; select txid_current()")
+        older.execute(end)
+        wait_for(database, BEHIND_THE_OLDER, "the older one is past")
+        yield
+        between.execute("rollback")
 
 
 @contextlib.contextmanager

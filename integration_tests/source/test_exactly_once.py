@@ -37,8 +37,8 @@ def test_every_change_comes_exactly_once(source_db, seed):
     print(f"seed {seed}")
     create_tables(source_db, seed)
     more = {"transport": TRANSPORTS[seed % len(TRANSPORTS)], "sync_checkpoint_records": 500}
-    first = catalog_of(source_db, only=FOLLOWED)
-    everything = catalog_of(source_db, only=[*FOLLOWED, *LATE])
+    first = catalog_of(source_db, only=FOLLOWED, destination="append")
+    everything = catalog_of(source_db, only=[*FOLLOWED, *LATE], destination="append")
     outcomes: list[Outcome] = []
     with Workload(source_db, seed) as workload:
         for catalog in (first, first, everything, everything):
@@ -59,7 +59,7 @@ def test_every_change_comes_exactly_once(source_db, seed):
 def test_a_stream_is_read_again_while_the_others_go_on(source_db, transport):
     """The platform sends null for it: a snapshot, and what changed since the position. The others do not notice."""
     create_tables(source_db, 1)
-    catalog = catalog_of(source_db, only=FOLLOWED)
+    catalog = catalog_of(source_db, only=FOLLOWED, destination="append")
     outcomes: list[Outcome] = []
     with Workload(source_db, 1) as workload:
         outcomes.append(_next(source_db, catalog, outcomes, transport=transport))

@@ -22,6 +22,7 @@ from integration_tests.source.standing import (
     MAKING_SLOT,
     WAITS_FOR_STANDBY,
     held_commit,
+    past_the_older,
     set_standby,
     standby_missing,
     wait_for,
@@ -51,7 +52,8 @@ def ids(*outcomes: connector.Outcome) -> list[int]:
 
 
 def begun(database: Database, **more: Any) -> Running:
-    return connector.start(SOURCE, "read", config=config(database), catalog=catalog_of(database), **more)
+    catalog = catalog_of(database, destination="append")
+    return connector.start(SOURCE, "read", config=config(database), catalog=catalog, **more)
 
 
 def test_a_commit_between_the_stamp_and_the_snapshot_comes_once(table):
@@ -60,9 +62,8 @@ def test_a_commit_between_the_stamp_and_the_snapshot_comes_once(table):
     with table.connect() as before, table.connect() as behind, before.cursor() as older, behind.cursor() as younger:
         older.execute("begin; insert into t values (100, 'older'); delete from t where id = 1")
         with begun(table) as sync:
-            wait_for(table, AT_BARRIER, "the sync stands at the barrier")
-            younger.execute("begin; insert into t values (200, 'younger'); delete from t where id = 2")
-            older.execute("insert into t values (101, 'older'); commit")
+            with past_the_older(table, older, "insert into t values (101, 'older'); commit"):
+                younger.execute("begin; insert into t values (200, 'younger'); delete from t where id = 2")
             sync.wait_for(lambda message: message.get("type") == "RECORD")
             younger.execute("insert into t values (201, 'younger'); commit")
             first = sync.finish()
@@ -114,9 +115,9 @@ def test_a_held_commit_younger_than_the_barrier_comes_once(table):
         begun(table) as sync,
     ):
         older.execute("begin; insert into t values (99, 'rolled back')")
-        wait_for(table, AT_BARRIER, "the sync stands at the barrier")
-        with held_commit(table, "insert into t values (100, 'held')"):
-            older.execute("rollback")
+        with contextlib.ExitStack() as held:
+            with past_the_older(table, older, "rollback"):
+                held.enter_context(held_commit(table, "insert into t values (100, 'held')"))
             sync.wait_for(lambda message: message.get("type") == "RECORD")
             first = sync.finish()
             assert table.value(WAITS_FOR_STANDBY) == 1

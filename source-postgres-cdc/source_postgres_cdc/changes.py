@@ -146,15 +146,15 @@ class Changes:
     def _leave_out_nothing(self) -> None:
         self._progress, self._left_out_until = {}, sys.maxsize
         for target in self._targets.values():
-            target.visibility, target.position, target.only_deletes_until = None, 0, 0
+            target.visibility, target.position, target.deletes_below = None, 0, 0
 
     def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
-        if target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn):
-            return
-        only_delete = transaction.commit_lsn < target.only_deletes_until
-        if only_delete and frame[5] == pgoutput.NEW_TUPLE:
-            return
+        only_delete = target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn)
+        if only_delete:
+            if not target.deletes_below or frame[5] == pgoutput.NEW_TUPLE:
+                return
+            lsn = min(lsn, target.deletes_below - 1)
         if target.problem is not None:
             raise target.problem
         tail = self._tail(lsn, transaction.around_lsn, transaction.number)
@@ -209,7 +209,7 @@ class Changes:
         target = target_of(self._session, stream, relation, self._emitted_ms, numbered=self._numbered)
         if progress := self._progress.get(stream.id):
             target.visibility = Visibility(progress.snapshot) if progress.snapshot is not None else None
-            target.position, target.only_deletes_until = progress.position, progress.only_deletes_until
+            target.position, target.deletes_below = progress.position, progress.deletes_below
         self._targets[relation.oid.to_bytes(4, "big")] = target
 
     def _truncate(self, truncate: pgoutput.Truncate) -> None:

@@ -63,7 +63,7 @@ class InitialLoad:
         elif not has_position:
             # Everything is read now or later: no transaction that committed before the cut has anything to add.
             state.lsn = max(state.lsn, taken.cut)
-        self._round(wanted, state, known, taken)
+        self._round(wanted, state, known, taken, may_be_known=has_position)
         return all(self._is_complete(stream, state) for stream in wanted)
 
     def expect_time_left(self) -> None:
@@ -99,7 +99,13 @@ class InitialLoad:
         return [stream for stream in streams if not stream.is_followed]
 
     def _round(
-        self, streams: Sequence[Stream], state: State | None, known: dict[int, Storage], taken: Snapshot
+        self,
+        streams: Sequence[Stream],
+        state: State | None,
+        known: dict[int, Storage],
+        taken: Snapshot,
+        *,
+        may_be_known: bool = False,
     ) -> None:
         """Read ``streams`` until all are done or the round is due; the snapshot is over then."""
         ends_at = min(time.monotonic() + self._settings.snapshot_drain_seconds, self._limit)
@@ -113,6 +119,7 @@ class InitialLoad:
             part_pages=self._part_pages,
             is_due=lambda: state is not None and time.monotonic() >= ends_at,
             has_position=self._settings.emit_position,
+            may_be_known=may_be_known,
         )
         workers.read(self._session, self._settings, work)
         self._done |= work.completed

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 class Target:
     """A relation that belongs to a stream. ``key``: places of the stream's key, in the key's order.
 
-    Left out is what ``visibility`` shows, and what committed before ``position``; of what committed before
-    ``only_deletes_until`` only deletes are sent. ``problem``: why its rows cannot be sent; raised at the first row that
-    would be.
+    Left out is what ``visibility`` shows, and what committed before ``position``; but for deletes, where
+    ``deletes_below`` says so (``StreamProgress``). ``problem``: why its rows cannot be sent; raised at the first row
+    that would be.
     """
 
     stream: Stream
@@ -34,14 +34,12 @@ class Target:
     problem: ConfigError | None
     visibility: Visibility | None = None
     position: int = 0
-    only_deletes_until: int = 0
+    deletes_below: int = 0
 
     @property
     def is_rare(self) -> bool:
         """Whether some of its rows are left out, or cannot be sent."""
-        return (
-            self.visibility is not None or self.position > 0 or self.only_deletes_until > 0 or self.problem is not None
-        )
+        return self.visibility is not None or self.position > 0 or self.problem is not None
 
     def leaves_out(self, xid: int, commit_lsn: int) -> bool:
         """Whether a transaction is done with: by the snapshot that shows it, or by a position behind it."""

@@ -51,11 +51,15 @@ class _Table:
     rows: int = 0
 
 
-def _begun(stream: Stream, taken: Snapshot) -> StreamProgress:
+def _begun(stream: Stream, taken: Snapshot, *, may_be_known: bool) -> StreamProgress:
     """The progress of a stream whose first row is about to leave under the snapshot ``taken``."""
-    if stream.is_deduplicated:
-        return StreamProgress(is_complete=False, only_deletes_until=taken.cut)
-    return StreamProgress(False, taken.text, taken.until, position=taken.position)
+    return StreamProgress(
+        is_complete=False,
+        snapshot=taken.text,
+        snapshot_until=taken.until,
+        position=taken.position,
+        deletes_below=taken.lsn if stream.is_deduplicated and may_be_known else 0,
+    )
 
 
 class Round:
@@ -64,7 +68,8 @@ class Round:
     ``session`` holds the snapshot ``taken``; ``known`` are the tables' storages from before it. Parts may be handed out
     while others are being read; ``next`` is asked after every part that is finished. ``part_pages`` None: the table
     stays whole. ``is_due`` tells when the round should end: behind a part of a followed table, or between two tables.
-    ``has_position``: rows say their place in the order of commits (emit_position).
+    ``has_position``: rows say their place in the order of commits (emit_position). ``may_be_known``: an earlier attempt
+    may have brought rows of streams that the state does not know.
     """
 
     def __init__(
@@ -79,7 +84,9 @@ class Round:
         part_pages: Callable[[Stream, Storage], int | None],
         is_due: Callable[[], bool],
         has_position: bool,
+        may_be_known: bool,
     ) -> None:
+        self._may_be_known = may_be_known
         self.completed: set[StreamName] = set()
         self._session = session
         self._emitter = emitter
@@ -151,7 +158,9 @@ class Round:
         if self._state is None or not stream.is_followed:
             return 0
         # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
-        progress = self._state.streams.setdefault(stream.id, _begun(stream, self._taken))
+        progress = self._state.streams.setdefault(
+            stream.id, _begun(stream, self._taken, may_be_known=self._may_be_known)
+        )
         if progress.page and storage is not None and progress.file == storage.file:
             log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)
         else:

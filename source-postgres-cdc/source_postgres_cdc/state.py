@@ -40,8 +40,8 @@ class StreamProgress:
     ``snapshot`` is the one in which its first row was read; until the position has passed ``snapshot_until``, the
     stream leaves out what it shows. None: nothing is left out, since rows from before may be at the destination.
     ``identity`` is the table as it was last read; None: unknown.
-    Where rows are deduplicated, deletes are sent all the same: an earlier attempt, whose state got lost, may have
-    brought the rows. Until ``only_deletes_until`` nothing else is sent; that is the W of the snapshot.
+    Where rows are deduplicated, deletes among what is left out are sent all the same, stamped below ``deletes_below``,
+    the stamp of the snapshot's rows: an earlier attempt, whose state got lost, may have brought the rows.
     ``position``: every transaction that committed before it is done with for this stream, where that lies ahead of
     the state's own position.
     Of a table in parts every page before ``page`` is done, as long as its rows are in ``file``.
@@ -51,7 +51,7 @@ class StreamProgress:
     snapshot: str | None = None
     snapshot_until: int = 0
     identity: StreamIdentity | None = None
-    only_deletes_until: int = 0
+    deletes_below: int = 0
     position: int = 0
     page: int = 0
     file: int | None = None
@@ -59,7 +59,7 @@ class StreamProgress:
     @property
     def left_out_until(self) -> int:
         """The position from which on nothing of the stream is left out any more."""
-        return max(self.snapshot_until, self.position, self.only_deletes_until)
+        return max(self.snapshot_until, self.position)
 
 
 @dataclass
@@ -143,8 +143,8 @@ class State:
             own |= {"page": progress.page, "file": progress.file}
         if progress.snapshot_until > max(self.lsn, progress.position):
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
-        if progress.only_deletes_until > self.lsn:
-            own["only_deletes_until"] = lsn.render(progress.only_deletes_until)
+        if progress.deletes_below and progress.left_out_until > self.lsn:
+            own["deletes_below"] = lsn.render(progress.deletes_below)
         if progress.position > self.lsn:
             own["position"] = lsn.render(progress.position)
         return {"stream_name": name.name, "stream_namespace": name.namespace, "cursor_field": [], "cdc": own}
@@ -294,13 +294,13 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
         # A refresh sends null: the stream was followed, and is read anew.
         return name, StreamProgress(is_complete=False)
     until, position = own.get("snapshot_until"), own.get("position")
-    only_deletes_until = own.get("only_deletes_until")
+    deletes_below = own.get("deletes_below")
     return name, StreamProgress(
         is_complete=own.get("complete") is True,
         snapshot=own.get("snapshot"),
         snapshot_until=lsn.parse(until) if until else 0,
         identity=StreamIdentity(own["table"], own["member"], own["columns"]) if "table" in own else None,
-        only_deletes_until=lsn.parse(only_deletes_until) if only_deletes_until else 0,
+        deletes_below=lsn.parse(deletes_below) if deletes_below else 0,
         position=lsn.parse(position) if position else 0,
         page=int(own.get("page") or 0),
         file=own.get("file"),
