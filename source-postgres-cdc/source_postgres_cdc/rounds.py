@@ -13,6 +13,8 @@ later round, under a snapshot of its own behind a barrier of its own, goes on th
 * K has changed and no part has read the new row (it moved to a page that was done, or was deleted): the change itself
   is sent, and its LSN is above W1, the stamp of the row that a part under S1 may have read. A part under S2 does not
   show the old row. A key change is both: a delete of the old key and an insert of the new one.
+* Rows in pages that the table has got since its first part began are newer than S1, so the stream sends them: a table
+  that grows faster than it is read comes to an end all the same.
 * Changes within a page (HOT) and values out of line are rows of the page like any other.
 
 A stream enters the state before its first row leaves: should the sync die, the next one knows S1, and sends the deletes
@@ -146,17 +148,23 @@ class Round:
         can_be_split = part_pages is not None and snapshot.can_be_split(
             stream.table, storage, self._session.server_version
         )
-        first = self._enter(stream, storage if can_be_split else None)
-        ranges = snapshot.split(first, storage, part_pages) if can_be_split and part_pages else [snapshot.WHOLE]
+        first, end = self._enter(stream, storage if can_be_split else None)
+        ranges = snapshot.split(first, end, part_pages) if can_be_split and part_pages else [snapshot.WHOLE]
+        if ranges == [Pages(0, ranges[0].end)]:
+            ranges = [snapshot.WHOLE]
         parts = self._parts(stream, ranges)
         table = _Table(stream, deque(parts), [part.pages.first for part in parts], time.monotonic())
         self._tables[stream.id] = self._current = table
         return table
 
-    def _enter(self, stream: Stream, storage: Storage | None) -> int:
-        """Enter ``stream`` in the state; returns the page to go on at. ``storage``: None for a table kept whole."""
+    def _enter(self, stream: Stream, storage: Storage | None) -> tuple[int, int]:
+        """Enter ``stream`` in the state; returns the page to go on at, and how many there were when it was begun.
+
+        ``storage``: None for a table kept whole.
+        """
+        pages = storage.pages if storage is not None else 0
         if self._state is None or not stream.is_followed:
-            return 0
+            return 0, pages
         # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
         progress = self._state.streams.setdefault(
             stream.id, _begun(stream, self._taken, may_be_known=self._may_be_known)
@@ -164,11 +172,11 @@ class Round:
         if progress.page and storage is not None and progress.file == storage.file:
             log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)
         else:
-            progress.page = 0
+            progress.page, progress.pages = 0, pages
         progress.file = storage.file if storage is not None else None
         progress.identity = stream.identity
         self._is_unsaid = True
-        return progress.page
+        return progress.page, progress.pages
 
     def _parts(self, stream: Stream, ranges: Iterable[Pages]) -> list[Part]:
         types = tables.load_types(self._session, {column.type_oid for column in stream.columns})

@@ -111,10 +111,11 @@ def can_be_split(table: Table, storage: Storage, version: int) -> bool:
     return table.kind == "r" and storage.is_heap and version >= 140000
 
 
-def split(first: int, storage: Storage, part_pages: int) -> list[Pages]:
-    """The pages from ``first`` on in ranges of ``part_pages``; the last one has no end: the table may have grown."""
-    starts = list(range(first, max(storage.pages, first + 1), part_pages))
-    return [Pages(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
+def split(first: int, pages: int, part_pages: int) -> list[Pages]:
+    """The pages from ``first`` on, of ``pages`` in all, in ranges of ``part_pages``; at least one range."""
+    end = max(pages, first + 1)
+    starts = list(range(first, end, part_pages))
+    return [Pages(start, end) for start, end in zip(starts, [*starts[1:], end], strict=True)]
 
 
 def copy_statement(table: Table, columns: Sequence[str], row_filter: str | None, pages: Pages = WHOLE) -> Composable:

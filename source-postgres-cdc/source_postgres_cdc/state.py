@@ -44,7 +44,8 @@ class StreamProgress:
     the stamp of the snapshot's rows: an earlier attempt, whose state got lost, may have brought the rows.
     ``position``: every transaction that committed before it is done with for this stream, where that lies ahead of
     the state's own position.
-    Of a table in parts every page before ``page`` is done, as long as its rows are in ``file``.
+    Of a table in parts every page before ``page`` is done, of ``pages`` that it had when it was begun, as long as its
+    rows are in ``file``.
     """
 
     is_complete: bool
@@ -54,6 +55,7 @@ class StreamProgress:
     deletes_below: int = 0
     position: int = 0
     page: int = 0
+    pages: int = 0
     file: int | None = None
 
     @property
@@ -140,7 +142,7 @@ class State:
         if progress.identity is not None:
             own |= asdict(progress.identity)
         if not progress.is_complete and progress.file is not None:
-            own |= {"page": progress.page, "file": progress.file}
+            own |= {"page": progress.page, "pages": progress.pages, "file": progress.file}
         if progress.snapshot_until > max(self.lsn, progress.position):
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
         if progress.deletes_below and progress.left_out_until > self.lsn:
@@ -303,6 +305,7 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
         deletes_below=lsn.parse(deletes_below) if deletes_below else 0,
         position=lsn.parse(position) if position else 0,
         page=int(own.get("page") or 0),
+        pages=int(own.get("pages") or 0),
         file=own.get("file"),
     )
 
