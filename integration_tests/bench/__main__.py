@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import shutil
@@ -57,13 +58,22 @@ def work(bench: Bench, repeat: int, only: str) -> list[Row]:
 
     add("snapshot", "psql COPY TO STDOUT", bench.rows, size_mb, bench.snapshot, bench.copy_out)
     add("pair, snapshot, append", "psql COPY to psql COPY", bench.rows, size_mb, bench.pair_snapshot, bench.copy_across)
-    for kind in ("inserts", "updates"):
+    for kind in ("inserts", "updates", "one transaction"):
         if not any(name.startswith(only) for name in (f"changes, {kind}", f"pair, {kind}, dedup")):
             continue
         if not only.startswith("changes"):
             bench.load_destination()
         bench.make_backlog(kind)
-        add(f"changes, {kind}", "pg_recvlogical", bench.changes, changed_mb, bench.stream, bench.recvlogical)
+        for transport in ("auto", "stream", "bulk"):
+            read = functools.partial(bench.changes_by, transport)
+            add(f"changes, {kind}, {transport}", "pg_recvlogical", bench.changes, changed_mb, read, bench.recvlogical)
+        if f"changes, {kind}".startswith(only):
+            ways = {way: functools.partial(bench.changes_by, way) for way in ("stream", "bulk")}
+            for way, run in {**ways, "pg_recvlogical": bench.recvlogical}.items():
+                seconds = bench.server_cpu(run) / bench.changes * 1e6
+                print(f"    CPU of the server, {way}: {seconds:.2f} us a change", flush=True)
+        if kind == "one transaction":
+            continue
         add(
             f"pair, {kind}, dedup",
             "native subscription",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from integration_tests.bench.measure import Measured, pipe
 from integration_tests.support import connector
@@ -42,7 +46,8 @@ class Bench:
         self._files = Path(tempfile.mkdtemp(prefix="airbyte-pg-bench-"))
         self.slot = f"slot_{self.source.name}"
         method = {"replication_slot": self.slot, "publication": "airbyte_publication"}
-        self._write("source.json", self.source.config(schemas=["public"], replication_method=method))
+        self._config = self.source.config(schemas=["public"], replication_method=method)
+        self._write("source.json", self._config)
         self._write("destination.json", self.destination.config(schema="public"))
         self.source.execute(CREATE)
         self.source.execute(FILL, 1, rows)
@@ -68,9 +73,26 @@ class Bench:
         self._forget_slot()
         return pipe(self._source("append.json"))
 
-    def stream(self) -> Measured:
+    def changes_by(self, transport: str) -> Measured:
         """The backlog to JSON lines."""
-        return pipe(self._source("append.json", "state.json"))
+        self._write("source.json", {**self._config, "transport": transport})
+        try:
+            return pipe(self._source("append.json", "state.json"))
+        finally:
+            self._write("source.json", self._config)
+
+    def server_cpu(self, work: Callable[[], object]) -> float:
+        """Seconds of CPU of the source's server while ``work`` is done."""
+        before = self._server_seconds()
+        work()
+        return self._server_seconds() - before
+
+    def _server_seconds(self) -> float:
+        # Of the postmaster's children too, once they have ended and been waited for.
+        postmaster = psutil.Process(self._clusters[0].pid)
+        times = [postmaster.cpu_times(), *(child.cpu_times() for child in postmaster.children())]
+        own = sum(each.user + each.system for each in times)
+        return float(own + times[0].children_user + times[0].children_system)
 
     def pair_snapshot(self) -> Measured:
         """The whole table into raw and final tables."""
@@ -157,7 +179,8 @@ class Bench:
     # Backlogs.
 
     def make_backlog(self, kind: str) -> None:
-        """``inserts`` or ``updates`` of CHANGES_PER_TRANSACTION rows each, behind a state that is saved."""
+        """``inserts`` or ``updates`` of CHANGES_PER_TRANSACTION rows each, or inserts in ``one transaction``, behind a
+        state that is saved."""
         self._forget_slot()
         self.source.execute("drop table if exists before")
         self.source.execute("create table before as select * from narrow")
@@ -167,10 +190,12 @@ class Bench:
             for line in process.stdout:
                 if line.startswith(b'{"type":"STATE"'):
                     (self._files / "state.json").write_bytes(line)
-        with self.source.connect() as session, session.cursor() as cursor:
+        with contextlib.closing(self.source.connect()) as session, session.cursor() as cursor:
+            if kind == "one transaction":
+                cursor.execute("begin")
             for start in range(0, self.changes, CHANGES_PER_TRANSACTION):
-                if kind == "inserts":
-                    first = 10_000_000 + start
+                if kind != "updates":
+                    first = (10_000_000 if kind == "inserts" else 20_000_000) + start
                     cursor.execute(FILL, (first, first + CHANGES_PER_TRANSACTION - 1))
                 else:
                     first = 1 + start % self.rows
@@ -178,6 +203,8 @@ class Bench:
                         "update narrow set amount = amount + 1 where id between %s and %s",
                         (first, first + CHANGES_PER_TRANSACTION - 1),
                     )
+            if kind == "one transaction":
+                cursor.execute("commit")
 
     def _forget_slot(self) -> None:
         self.source.execute(

@@ -68,6 +68,7 @@ def hold(
         log.warning(slot.without_failover(found))
     if given is not None:
         _advance(session, facts, settings, found, given.lsn)
+    log.info(slot.health(session, found.name))
     position = given.lsn if given else found.confirmed_lsn or 0
     return Anchor(found.name, identity.system_id, identity.timeline, position, given, is_new=before is None)
 

@@ -24,7 +24,7 @@ from airbyte_pg.connect import Connection
 from airbyte_pg.errors import TransientError
 from source_postgres_cdc import cursor_slot, lsn, server
 from source_postgres_cdc.changes import Changes
-from source_postgres_cdc.core.blocks import Block, blocks
+from source_postgres_cdc.core.blocks import FILE_HEADER, FILE_TRAILER, Block, blocks
 from source_postgres_cdc.slices import Slices, Writer
 from source_postgres_cdc.snapshot import Sink
 
@@ -33,6 +33,9 @@ from source_postgres_cdc.snapshot import Sink
 _FIRST_WINDOW = 8 << 20
 _WINDOW = 32 << 20
 _MOST_AGAIN = 512 << 20
+# Windows that give nothing are of a large transaction that has not come to its commit, and would be collected whole: a
+# stream sends it while it is read. (Or nobody's changes are published: then both ways are as good.)
+_MOST_IN_VAIN = 64 << 20
 
 # psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk.
 _CHUNK = 1 << 20
@@ -122,14 +125,14 @@ class BulkReader:
             self._slices.finish()
 
     def _fetch_windows(self, fence: int) -> None:
-        size = _FIRST_WINDOW
+        size, in_vain = _FIRST_WINDOW, 0
         while self._confirmed < fence:
             again = self._confirmed - self._restart
-            if again > _MOST_AGAIN and self._is_bounded:
+            if self._is_bounded and (again > _MOST_AGAIN or in_vain > _MOST_IN_VAIN):
                 log.info("%d MB of WAL would be decoded again: streaming goes on", again >> 20)
                 return
             upto = min(fence, self._confirmed + max(size, again // 2))
-            before = self._confirmed
+            before, self._slices.window_bytes = self._confirmed, 0
             try:
                 self._copy(upto)
             except errors.ConfigurationLimitExceeded:
@@ -139,6 +142,8 @@ class BulkReader:
             self._confirmed, self._restart = self._slot_positions()
             if self._confirmed <= before:
                 raise TransientError("The server has decoded nothing.", detail=f"up to {lsn.render(upto)}")
+            is_empty = self._slices.window_bytes <= len(FILE_HEADER) + len(FILE_TRAILER)
+            in_vain = in_vain + self._confirmed - before if is_empty else 0
             self._slices.end(self._confirmed)
             size = min(2 * size, _WINDOW)
 

@@ -93,13 +93,11 @@ def _free_slots(subject: Subject) -> str | None:
         "select count(*), current_setting('max_replication_slots')::int from pg_replication_slots",
     )[0]
     is_made = slot.find(subject.session, subject.server.version, subject.settings.slot) is not None
-    needed = 1 if is_made else 2
-    if limit - used >= needed:
-        return None
-    return (
-        f"A sync needs {needed} free replication slots (a temporary copy of its own); {used} of {limit} are used. "
-        "Raise max_replication_slots, or drop slots that nobody uses."
-    )
+    text = f"{used} of {limit} replication slots are used. Raise max_replication_slots, or drop slots that nobody uses."
+    if limit - used < (1 if is_made else 2):
+        # Then the slot is read itself, one sync at a time and without the bulk transport.
+        log.warning("A sync copies its slot for as long as it lasts, but %s", text)
+    return None if is_made or limit > used else f"A sync needs a slot, but {text}"
 
 
 def _publication(subject: Subject) -> str | None:

@@ -26,6 +26,8 @@ from source_postgres_cdc.streams import Stream
 CHECKPOINT_BYTES = 64 << 20
 # A backlog from which on the bulk transport is worth its windows.
 BULK_BYTES = 4 << 20
+# How far it is still to go is said this often.
+PROGRESS_S = 10.0
 
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Following:
         self._settings = settings
         self._emitter = emitter
         self._streams = streams
+        self._reported = time.monotonic()
         # A walsender looks at the attribute of the user itself: a member of a role reads through slot functions.
         self._role = server.replication_role(session)
         self._has_bulk = settings.transport != "stream" or self._role is not None
@@ -79,6 +82,7 @@ class Following:
         with self._open(state.lsn, end) as reader:
             checkpoint_at = time.monotonic() + self._settings.sync_checkpoint_seconds
             for position in reader.follow(end, changes):
+                self._report(position, end)
                 if self._is_due(changes.pending, checkpoint_at):
                     changes.flush()
                     self._checkpoint(state, position)
@@ -88,6 +92,11 @@ class Following:
         # A bulk reader may end before the end: streaming goes on.
         if state.lsn < end:
             self._has_bulk = False
+
+    def _report(self, position: int, end: int) -> None:
+        if time.monotonic() - self._reported > PROGRESS_S:
+            self._reported = time.monotonic()
+            log.info("%.1f MB of WAL to go", (end - position) / 1e6)
 
     def _open(self, start: int, end: int) -> BulkReader | ChangeStream:
         settings = self._settings

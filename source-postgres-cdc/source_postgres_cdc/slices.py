@@ -19,10 +19,15 @@ class Abandoned(Exception):
 
 
 class Slices:
-    """The door between the two threads. The fetching one adds bytes to a window and ends it, again and again."""
+    """The door between the two threads. The fetching one adds bytes to a window and ends it, again and again.
+
+    ``window_bytes``: how many the window has that is being fetched. ``reached``: the position behind the last that was
+    taken.
+    """
 
     def __init__(self) -> None:
         self.reached = 0
+        self.window_bytes = 0
         self._changed = threading.Condition()
         self._ready: deque[bytes | int] = deque()
         self._parts: list[bytes] = []
@@ -36,6 +41,7 @@ class Slices:
     def add(self, piece: bytes) -> None:
         """More of the window. Waits while the other side is behind. Raises Abandoned."""
         self._parts.append(piece)
+        self.window_bytes += len(piece)
         self._size += len(piece)
         if self._size >= SLICE_BYTES:
             self._hand_over()

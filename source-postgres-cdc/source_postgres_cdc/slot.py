@@ -238,6 +238,32 @@ from pg_stat_activity where pid = %(pid)s
 """
 
 
+_HEALTH = """
+select case when restart_lsn is null then 'unknown'
+            else pg_size_pretty(pg_wal_lsn_diff({end}, restart_lsn)) end,
+       {wal_status}, {safe}
+from pg_replication_slots where slot_name = %(name)s
+"""
+
+
+def health(session: Connection, name: str) -> str:
+    """How much WAL the slot ``name`` holds back, and whether the server will go on keeping it: for the log."""
+    version = session.server_version
+    is_standby = server.value(session, "select pg_is_in_recovery()")
+    query = _HEALTH.format(
+        end="pg_last_wal_replay_lsn()" if is_standby else "pg_current_wal_insert_lsn()",
+        wal_status="wal_status" if version >= 130000 else "null",
+        safe="pg_size_pretty(safe_wal_size)" if version >= 130000 else "null",
+    )
+    found = server.rows(session, query, {"name": name})
+    if not found:
+        return f"the slot {name} is gone"
+    retained, wal_status, safe = found[0]
+    status = f", wal_status {wal_status}" if wal_status else ""
+    left = f", {safe} more before max_slot_wal_keep_size" if safe else ""
+    return f"the slot {name} holds back {retained} of WAL{status}{left}"
+
+
 def in_use(session: Connection, slot: Slot) -> TransientError | None:
     """The error for a slot that another consumer holds, naming it; None for one that is free."""
     if slot.active_pid is None:

@@ -78,7 +78,8 @@ class Sync:
         fence = barrier.fence(self.session)
         if self.settings.failover and not self.server.in_recovery:
             barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
-        log.info("following changes from %s to %s", lsn.render(state.lsn), lsn.render(fence))
+        behind = max(fence - state.lsn, 0) / 1e6
+        log.info("following changes from %s to %s: %.1f MB", lsn.render(state.lsn), lsn.render(fence), behind)
         # A stream that is not in the state is read behind all this: nothing of it is owed.
         known = [stream for stream in followed if stream.id in state.streams]
         following = Following(self.session, self.server, self.settings, self.emitter, known)
