@@ -9,6 +9,7 @@ import platform
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from integration_tests.bench.measure import Row, side_by_side, table
@@ -68,8 +69,9 @@ def work(bench: Bench, repeat: int, only: str) -> list[Row]:
             read = functools.partial(bench.changes_by, transport)
             add(f"changes, {kind}, {transport}", "pg_recvlogical", bench.changes, changed_mb, read, bench.recvlogical)
         if f"changes, {kind}".startswith(only):
-            ways = {way: functools.partial(bench.changes_by, way) for way in ("stream", "bulk")}
-            for way, run in {**ways, "pg_recvlogical": bench.recvlogical}.items():
+            ways: dict[str, Callable[[], object]] = {"pg_recvlogical": bench.recvlogical}
+            ways |= {way: functools.partial(bench.changes_by, way) for way in ("stream", "bulk")}
+            for way, run in ways.items():
                 seconds = bench.server_cpu(run) / bench.changes * 1e6
                 print(f"    CPU of the server, {way}: {seconds:.2f} us a change", flush=True)
         if kind == "one transaction":
