@@ -33,6 +33,7 @@ from source_postgres_cdc.snapshot import Sink
 _FIRST_WINDOW = 8 << 20
 _WINDOW = 32 << 20
 _MOST_AGAIN = 512 << 20
+_LARGEST_WINDOW = 1 << 30
 # Windows that give nothing are of a large transaction that has not come to its commit, and would be collected whole: a
 # stream sends it while it is read. (Or nobody's changes are published: then both ways are as good.)
 _MOST_IN_VAIN = 64 << 20
@@ -87,11 +88,13 @@ class BulkReader:
         if self._fetching is not None and self._fetching.is_alive():
             self._session.cancel()
             self._fetching.join(_STOP_S)
+            if self._fetching.is_alive():
+                return  # nobody else may touch its session; it ends with the process
         self._session.close()
 
     def follow(self, fence: int, changes: Changes) -> Iterator[int]:
         """Give every frame of the transactions that committed before ``fence`` to ``changes``; yields the position
-        behind each commit.
+        behind each commit, and each window.
 
         Ends outside a transaction. ``position`` is then at the fence, or before it where too much would have to be
         decoded again. Raises TransientError when the server gives nothing for the stall limit.
@@ -102,6 +105,7 @@ class BulkReader:
             for block in blocks(window):
                 yield from self._take(block, changes)
             self.position = min(self._slices.reached, fence)
+            yield self.position
 
     def _take(self, block: Block, changes: Changes) -> Iterator[int]:
         while True:
@@ -131,7 +135,7 @@ class BulkReader:
             if self._is_bounded and (again > _MOST_AGAIN or in_vain > _MOST_IN_VAIN):
                 log.info("%d MB of WAL would be decoded again: streaming goes on", again >> 20)
                 return
-            upto = min(fence, self._confirmed + max(size, again // 2))
+            upto = min(fence, self._confirmed + max(size, min(again // 2, _LARGEST_WINDOW)))
             before, self._slices.window_bytes = self._confirmed, 0
             try:
                 self._copy(upto)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,11 @@ def open_session(settings: SourceSettings) -> Connection:
     with session.cursor() as cursor:
         for name, setting in _later(session.server_version).items():
             cursor.execute("select set_config(%s, %s, false)", (name, setting))
+        if session.server_version >= 140000:
+            # A sync that was killed lets go of its lock and slot soon, whatever its session is waiting for. Not every
+            # platform of a server can do it.
+            with suppress(errors.InvalidParameterValue):
+                cursor.execute("set client_connection_check_interval = '5s'")
     return session
 
 
