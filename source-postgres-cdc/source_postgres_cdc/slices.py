@@ -10,8 +10,8 @@ from typing import Any
 
 from airbyte_pg.errors import TransientError
 
-# Three of them are in memory at most: rendered, handed over, being fetched.
-SLICE_BYTES = 16 << 20
+# Rendered, handed over and being fetched, with copies of some, about eight of them are in memory at most.
+SLICE_BYTES = 8 << 20
 
 
 class Abandoned(Exception):
