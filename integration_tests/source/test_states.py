@@ -243,6 +243,11 @@ def test_a_stream_that_was_removed_for_a_while_is_read_anew_though_its_state_was
     # The runner still has the state of a stream that nobody has followed meanwhile.
     back = read(two, catalog, list(last_of_each(first, second, third).values()), state_type="stream")
     assert back.exit_code == 0, back
-    assert [row["id"] for row in back.records("a")] == [2, 3]
+    # What was deleted while nobody followed it is told as well.
+    assert [(row["id"], row["_ab_cdc_deleted_at"] is None) for row in back.records("a")] == [
+        (2, True),
+        (3, True),
+        (1, False),
+    ]
     assert [row["id"] for row in back.records("b")] == [2]
     assert any("read anew: public.a" in entry["message"] for entry in back.logs)
