@@ -25,14 +25,14 @@ demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them 
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
 	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \
 		case $$server in */*) given=PG_TEST_BIN;; *) given=PG_TEST_SOURCE_MAJOR;; esac; \
 		echo "the source's server: $$server"; \
 		env -u PG_TEST_BIN $$given=$$server WORKLOAD_SEEDS=$(SEEDS) PATIENCE_S=120 \
-			$(BIN)/python -m pytest $(NIGHTLY) $(ARGS) || failed="$$failed $$server"; \
+			$(BIN)/python -m pytest --numprocesses 2 $(NIGHTLY) $(ARGS) || failed="$$failed $$server"; \
 	done; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
 
 check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.

@@ -122,12 +122,17 @@ def fence(session: Connection) -> int:
     if server.value(session, "select pg_is_in_recovery()"):
         return flushed_position(session)
     position = _insert_position(session)
+    flush(session)
+    return position
+
+
+def flush(session: Connection) -> None:
+    """Flush the server's WAL as far as it has been written: by a small commit of our own."""
     with session.cursor() as cursor:
         cursor.execute(
             "begin; set local synchronous_commit = local;"
             " select pg_logical_emit_message(true, 'source-postgres-cdc', 'fence'); commit"
         )
-    return position
 
 
 # Physical slots that must have a position before a failover slot's consumer may see it (17+), and have not.

@@ -21,7 +21,7 @@ from psycopg2.sql import SQL, Composable
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import TransientError
+from airbyte_pg.errors import ConfigError, TransientError
 from source_postgres_cdc import cursor_slot, lsn, server
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core.blocks import FILE_HEADER, FILE_TRAILER, Block, blocks
@@ -68,7 +68,7 @@ class BulkReader:
         self._stall_limit_s = stall_limit_s
         try:
             with session.cursor() as cursor:
-                self._slot = cursor_slot.copy(cursor, anchor)
+                self._slot = cursor_slot.copy(cursor, anchor, start)
         except BaseException:
             session.close()
             raise
@@ -139,8 +139,13 @@ class BulkReader:
             before, self._slices.window_bytes = self._confirmed, 0
             try:
                 self._copy(upto)
-            except errors.ConfigurationLimitExceeded:
-                # Before the first row: the server collects a window first.
+            except errors.ConfigurationLimitExceeded as error:
+                # Before the first row: the server collects a window first. The slot went with the error.
+                if not self._is_bounded:
+                    raise ConfigError(
+                        "The server has no room for a window of changes: temp_file_limit is too small.",
+                        remedy="Raise it, or give the user REPLICATION, so that the changes can be streamed.",
+                    ) from error
                 log.warning("The server has no room for a window of changes (temp_file_limit): streaming goes on")
                 return
             self._confirmed, self._restart = self._slot_positions()

@@ -62,13 +62,13 @@ class Changes:
     ) -> None:
         self._session = session
         self._numbered = numbered
-        self._streams = {stream.table.id: stream for stream in streams if stream.is_followed}
+        # By OID: a name may have been another table's when its rows changed, and may be again.
+        self._streams = {stream.table.oid: stream for stream in streams if stream.is_followed}
         self._progress = progress
         self._left_out_until = max((each.left_out_until for each in progress.values()), default=0)
         self._emitter = emitter
         # By the four bytes of the relation's OID as they stand in a frame.
         self._targets: dict[bytes, Target] = {}
-        self._relations: dict[int, StreamName] = {}
         self._transaction = _Transaction()
         self._emitted_ms = messages.now_ms()
         self._batch: list[str | Incomplete] = []
@@ -152,7 +152,7 @@ class Changes:
         transaction = self._transaction
         only_delete = target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn)
         if only_delete:
-            if not target.deletes_below or frame[5] == pgoutput.NEW_TUPLE:
+            if not target.deletes_below or frame[5] == pgoutput.NEW_TUPLE or target.problem is not None:
                 return
             lsn = min(lsn, target.deletes_below - 1)
         if target.problem is not None:
@@ -199,9 +199,7 @@ class Changes:
         return f"{around[0]}{lsn}{around[1]}{number if self._numbered else ''}"
 
     def _relation(self, relation: Relation) -> None:
-        name = StreamName(relation.schema, relation.name)
-        self._relations[relation.oid] = name
-        stream = self._streams.get(name)
+        stream = self._streams.get(relation.oid)
         if stream is None:
             self._targets.pop(relation.oid.to_bytes(4, "big"), None)
             return
@@ -214,8 +212,7 @@ class Changes:
 
     def _truncate(self, truncate: pgoutput.Truncate) -> None:
         for oid in truncate.relation_oids:
-            name = self._relations.get(oid)
-            if name in self._streams:
+            if stream := self._streams.get(oid):
                 log.warning(
-                    "%s.%s was truncated: its rows stay at the destination until the stream is refreshed", *name
+                    "%s.%s was truncated: its rows stay at the destination until the stream is refreshed", *stream.id
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from psycopg2 import errors
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConfigError
-from source_postgres_cdc import lsn, server
+from source_postgres_cdc import server
 from source_postgres_cdc.bulk import BulkReader
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.cursor_slot import CopyImpossible
@@ -18,7 +19,7 @@ from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.replication import ChangeStream
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
-from source_postgres_cdc.state import State
+from source_postgres_cdc.state import State, StreamProgress
 from source_postgres_cdc.streams import Stream
 
 # A STATE at the first commit after this many bytes of records (or the configured records or seconds): the price of a
@@ -48,26 +49,33 @@ class Following:
         self._server = facts
         self._settings = settings
         self._emitter = emitter
-        self._streams = streams
+        self._streams = [stream for stream in streams if stream.is_followed]
         self._reported = time.monotonic()
         # A walsender looks at the attribute of the user itself: a member of a role reads through slot functions.
         self._role = server.replication_role(session)
         self._has_bulk = settings.transport != "stream" or self._role is not None
         self._may_stream = settings.transport != "bulk" and self._role is None
 
-    def read_to(self, end: int, state: State, *, may_skip: bool = False) -> None:
+    def read_to(self, end: int, state: State) -> None:
         """Every change that committed between the state's position and ``end``; what is decoded ends there too.
 
-        ``may_skip``: a snapshot shows all of it, and it may be from before the publication was made.
+        Raises ConfigError where changes are from before the publication was made, and no snapshot shows them.
         """
         while state.lsn < end:
             try:
                 self._decode(end, state)
-            except errors.UndefinedObject:
+            except errors.UndefinedObject as error:
                 # What is decoded sees the catalogue of its own time.
-                if not may_skip:
-                    raise
-                log.info("the publication is younger than the slot: going on from %s", lsn.render(end))
+                if not all(_is_shown(state.streams.get(stream.id), end) for stream in self._streams):
+                    raise ConfigError(
+                        f"The publication {self._settings.publication} was made, or made anew, after changes that are "
+                        "still to be read: they cannot be decoded any more.",
+                        remedy="Refresh every stream of this connection, or reset it: its tables must be read anew.",
+                    ) from error
+                log.warning(
+                    "The publication is younger than changes that are still to be read. A snapshot shows them; rows "
+                    "that were deleted before it stay at the destination until their stream is refreshed"
+                )
                 state.lsn = end
 
     def _decode(self, end: int, state: State) -> None:
@@ -75,7 +83,7 @@ class Following:
         changes = Changes(
             self._session,
             self._streams,
-            {name: progress for name, progress in state.streams.items() if progress.left_out_until > state.lsn},
+            {stream.id: progress for stream in self._streams if (progress := _left_out(stream, state)) is not None},
             self._emitter,
             numbered=self._settings.emit_position,
         )
@@ -131,3 +139,18 @@ class Following:
         state.lsn = position
         server.value(self._session, "select 1")  # losing the lock's session ends the sync
         self._emitter.state(state)
+
+
+def _left_out(stream: Stream, state: State) -> StreamProgress | None:
+    """What of ``stream`` is left out from the state's position on; None: nothing."""
+    progress = state.streams.get(stream.id)
+    if progress is None or progress.is_refreshed:
+        # Its snapshot comes behind all this. Only deletes are owed, if anything has been sent before.
+        sends_deletes = progress is not None or stream.is_deduplicated
+        return StreamProgress(False, position=sys.maxsize, deletes_below=sys.maxsize if sends_deletes else 0)
+    return progress if progress.left_out_until > state.lsn else None
+
+
+def _is_shown(progress: StreamProgress | None, end: int) -> bool:
+    """Whether a snapshot shows, or will show, everything that committed before ``end``."""
+    return progress is None or progress.is_refreshed or progress.left_out_until >= end

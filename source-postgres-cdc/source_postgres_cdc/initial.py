@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName, TransientError
-from source_postgres_cdc import barrier, snapshot, standby, workers
+from source_postgres_cdc import barrier, server, snapshot, standby, workers
 from source_postgres_cdc.barrier import Snapshot
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.rounds import Round
@@ -84,6 +85,10 @@ class InitialLoad:
         if self._server.in_recovery:
             return known, standby.take_snapshot(self._session, self._settings, self._server)
         taken = barrier.take_snapshot(self._session)
+        if barrier.flushed_position(self._session) < taken.until:
+            # A snapshot shows what a crash of the server would undo (synchronous_commit off): nothing leaves before.
+            with closing(server.open_session(self._settings)) as session:
+                barrier.flush(session)
         if self._settings.failover:
             # No row leaves that a promoted standby might not have.
             seconds = self._settings.replication_method.initial_waiting_seconds

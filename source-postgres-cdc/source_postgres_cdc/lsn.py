@@ -10,7 +10,10 @@ _PAGE_HEADERS = (24, 40)
 def parse(text: str) -> int:
     """``16/B374D848`` as the 64-bit position. Raises ValueError."""
     high, _, low = text.partition("/")
-    return int(high, 16) << 32 | int(low, 16)
+    position = int(high, 16) << 32 | int(low, 16)
+    if not 0 <= position < 1 << 64 or int(low, 16) < 0 or len(low) > 8:
+        raise ValueError("no LSN")
+    return position
 
 
 def render(lsn: int) -> str:

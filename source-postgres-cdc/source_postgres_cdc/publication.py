@@ -15,7 +15,7 @@ from psycopg2.sql import SQL, Composed
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import ConfigError
+from airbyte_pg.errors import ConfigError, TransientError
 from source_postgres_cdc import server
 from source_postgres_cdc.tables import Table
 
@@ -98,6 +98,9 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_creat
         # One transaction: a publication of ours is never seen without its mark.
         with session.cursor() as cursor:
             cursor.execute(SQL("; ").join(statements))
+    except (errors.UniqueViolation, errors.DuplicateObject) as error:
+        # Another connection's first sync has just done so.
+        raise TransientError(f"{what} Another sync has changed it at the same moment.") from error
     except errors.ReadOnlySqlTransaction as error:
         raise ConfigError(f"{what} The server is a standby.", remedy=f"Run on the primary: {text};") from error
     except errors.InsufficientPrivilege as error:
@@ -122,4 +125,5 @@ def _member_oids(session: Connection, name: str) -> set[int]:
 
 
 def _listed(tables: Sequence[Table]) -> Composed:
-    return SQL(", ").join(sql.table(table.schema, table.name) for table in tables)
+    # ONLY: an inheritance child may have no key, and its UPDATE and DELETE would fail.
+    return SQL(", ").join(SQL("ONLY {}").format(sql.table(table.schema, table.name)) for table in tables)

@@ -41,9 +41,10 @@ class ChangeStream:
         self._cursor: Any  # a ReplicationCursor, or what reads like one
         self._cursor = session.cursor()
         try:
-            name = cursor_slot.copy(self._cursor, anchor)
+            name = cursor_slot.copy(self._cursor, anchor, start)
         except CopyImpossible:
             # The driver answers keep-alives with positions of its own, which would move the anchor.
+            cursor_slot.expect_not_past(self._cursor, anchor, start)
             self._cursor = RawCursor(session)
             name = anchor
             log.info("no copy of the slot %s can be made: it is read itself, and not moved", anchor)

@@ -53,14 +53,17 @@ class _Table:
     rows: int = 0
 
 
-def _begun(stream: Stream, taken: Snapshot, *, may_be_known: bool) -> StreamProgress:
-    """The progress of a stream whose first row is about to leave under the snapshot ``taken``."""
+def _begun(taken: Snapshot, *, sends_deletes: bool) -> StreamProgress:
+    """The progress of a stream whose first row is about to leave under the snapshot ``taken``.
+
+    ``sends_deletes``: deletes from before it too, since rows may be at the destination.
+    """
     return StreamProgress(
         is_complete=False,
         snapshot=taken.text,
         snapshot_until=taken.until,
         position=taken.position,
-        deletes_below=taken.lsn if stream.is_deduplicated and may_be_known else 0,
+        deletes_below=taken.lsn if sends_deletes else 0,
     )
 
 
@@ -166,9 +169,10 @@ class Round:
         if self._state is None or not stream.is_followed:
             return 0, pages
         # What an earlier attempt began stays: only what its snapshot showed is surely at no destination twice.
-        progress = self._state.streams.setdefault(
-            stream.id, _begun(stream, self._taken, may_be_known=self._may_be_known)
-        )
+        progress = self._state.streams.get(stream.id)
+        if progress is None or progress.is_refreshed:
+            sends_deletes = progress is not None or (stream.is_deduplicated and self._may_be_known)
+            progress = self._state.streams[stream.id] = _begun(self._taken, sends_deletes=sends_deletes)
         if progress.page and storage is not None and progress.file == storage.file:
             log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)
         else:

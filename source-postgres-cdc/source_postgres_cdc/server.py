@@ -75,6 +75,9 @@ def open_session(settings: SourceSettings) -> Connection:
     with session.cursor() as cursor:
         for name, setting in _later(session.server_version).items():
             cursor.execute("select set_config(%s, %s, false)", (name, setting))
+        # Behind somebody's ALTER TABLE nothing waits for ever.
+        limit = f"{settings.replication_method.initial_waiting_seconds}s"
+        cursor.execute("select set_config('lock_timeout', %s, false)", (limit,))
         if session.server_version >= 140000:
             # A sync that was killed lets go of its lock and slot soon, whatever its session is waiting for. Not every
             # platform of a server can do it.

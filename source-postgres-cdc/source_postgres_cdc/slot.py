@@ -292,6 +292,7 @@ def lock(session: Connection, name: str, wait_s: int = LOCK_WAIT_S) -> None:
     """
     key = int.from_bytes(hashlib.sha256(f"airbyte-pg anchor {name}".encode()).digest()[:8], "big") >> 1
     with session.cursor() as cursor:
+        before = server.value(session, "select current_setting('lock_timeout')")
         try:
             cursor.execute("select set_config('lock_timeout', %s, false)", (f"{wait_s}s",))
             cursor.execute("select pg_advisory_lock(%s)", (key,))
@@ -301,4 +302,4 @@ def lock(session: Connection, name: str, wait_s: int = LOCK_WAIT_S) -> None:
                 f"Another sync is using the replication slot {name} ({holder}).", remedy="Wait for it to end."
             ) from error
         finally:
-            cursor.execute("set lock_timeout = 0")
+            cursor.execute("select set_config('lock_timeout', %s, false)", (before,))

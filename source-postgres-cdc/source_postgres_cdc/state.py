@@ -59,6 +59,11 @@ class StreamProgress:
     file: int | None = None
 
     @property
+    def is_refreshed(self) -> bool:
+        """Whether rows from before may be at the destination, and the stream is to be read anew."""
+        return not self.is_complete and self.identity is None
+
+    @property
     def left_out_until(self) -> int:
         """The position from which on nothing of the stream is left out any more."""
         return max(self.snapshot_until, self.position)
@@ -234,6 +239,8 @@ def _parse(payloads: Sequence[Mapping[str, Any]], database: str, followed: Colle
         return _of_streams(reversed(entries), database, followed)
     shape = last.get("global") or last.get("global_")
     if shape:
+        if not shape.keys() & {"shared_state", "stream_states"}:
+            raise _unreadable("its global part holds neither a shared state nor streams")
         shared = shape.get("shared_state") or {}
         entries = shape.get("stream_states") or []
         if own := shared.get("cdc"):
@@ -295,6 +302,8 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
     if not own:
         # A refresh sends null: the stream was followed, and is read anew.
         return name, StreamProgress(is_complete=False)
+    if (text := own.get("snapshot")) is not None and not re.fullmatch(r"\d+:\d+:[\d,]*", text):
+        raise ValueError("no snapshot")
     until, position = own.get("snapshot_until"), own.get("position")
     deletes_below = own.get("deletes_below")
     return name, StreamProgress(

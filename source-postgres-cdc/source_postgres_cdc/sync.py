@@ -61,30 +61,29 @@ class Sync:
                     expect_same(stream, progress.identity)
                     if progress.identity != stream.identity:
                         progress.page = 0  # the parts that were read lack a column
-                progress.identity = stream.identity
+                if not progress.is_refreshed:
+                    progress.identity = stream.identity
         load = self._initial_load()
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
         has_position = given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
         while not load.read_new(streams, state, has_position=has_position):
-            self._follow(followed, state, is_given=given is not None)
+            self._follow(followed, state)
             load.expect_time_left()
             has_position = True
         if not self.server.in_recovery:
             heartbeat.beat(self.settings)
-        self._follow(followed, state, is_given=given is not None)
+        self._follow(followed, state)
 
-    def _follow(self, followed: Sequence[Stream], state: State, *, is_given: bool) -> None:
-        """Read the changes up to the present, and say so in a STATE. ``is_given``: its position was given."""
+    def _follow(self, followed: Sequence[Stream], state: State) -> None:
+        """Read the changes up to the present, and say so in a STATE."""
         fence = barrier.fence(self.session)
         if self.settings.failover and not self.server.in_recovery:
             barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
         behind = max(fence - state.lsn, 0) / 1e6
         log.info("following changes from %s to %s: %.1f MB", lsn.render(state.lsn), lsn.render(fence), behind)
-        # A stream that is not in the state is read behind all this: nothing of it is owed.
-        known = [stream for stream in followed if stream.id in state.streams]
-        following = Following(self.session, self.server, self.settings, self.emitter, known)
+        following = Following(self.session, self.server, self.settings, self.emitter, followed)
         for end in sorted({*state.cuts, fence}):
-            following.read_to(end, state, may_skip=not is_given and end in state.cuts)
+            following.read_to(end, state)
         server.value(self.session, "select 1")  # the lock is still ours
         self.emitter.state(state)
 

@@ -25,7 +25,7 @@ Key = tuple[str, ...]
 
 # The rows of one query are chosen so that their lines are about this large: it bounds the memory.
 _QUERY_BYTES = 8 << 20
-_FIRST_ROWS = 16
+_FIRST_ROWS = 1
 _MOST_ROWS = 1000
 
 
@@ -70,7 +70,8 @@ class Reselection:
         lines = [entry if isinstance(entry, str) else _rendered(entry) for entry in part]
         if count:
             per_row = sum(map(len, lines)) // count + 1
-            self._rows = min(max(_QUERY_BYTES // per_row, 1), _MOST_ROWS)
+            # Twice as many at most: the next ones may be larger by far.
+            self._rows = min(max(_QUERY_BYTES // per_row, 1), 2 * self._rows, _MOST_ROWS)
         return lines
 
 

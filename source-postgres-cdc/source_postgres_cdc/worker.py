@@ -15,11 +15,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from psycopg2 import errors
 from psycopg2.sql import SQL
 
 from airbyte_pg import sql
 from airbyte_pg.classify import Phase, classify
 from airbyte_pg.connect import Connection
+from airbyte_pg.errors import TransientError
 from source_postgres_cdc import server, snapshot
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.snapshot import Part
@@ -71,7 +73,10 @@ def _enter(session: Connection, snapshot_id: str) -> None:
     with session.cursor() as cursor:
         cursor.execute("select set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
         cursor.execute("begin isolation level repeatable read, read only")
-        cursor.execute(SQL("set transaction snapshot {}").format(sql.literal(snapshot_id)))
+        try:
+            cursor.execute(SQL("set transaction snapshot {}").format(sql.literal(snapshot_id)))
+        except errors.InvalidParameterValue as error:
+            raise TransientError("The session that holds the snapshot has ended.") from error
 
 
 class _Frames:
