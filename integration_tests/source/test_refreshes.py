@@ -115,6 +115,8 @@ def test_names_come_and_go_but_a_table_stays_the_same(table, transport):
 @pytest.mark.parametrize("made_anew", [False, True], ids=["moved", "made anew"])
 def test_an_anchor_that_somebody_touches_during_a_sync_is_told(table, transport, made_anew):
     """Reading from it would skip what is behind it, without a word."""
+    if not made_anew and table.server.major < 11:
+        return  # nothing there moves a slot but a consumer
     catalog = catalog_of(table)
     first = read(table, catalog)
     table.execute("insert into t values (11, 'skipped')")

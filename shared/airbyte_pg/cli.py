@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from airbyte_pg.logs import Secrets
 # After SIGTERM a command has this long to leave by itself (a statement on the server cannot be interrupted by a
 # Python signal handler); then the process ends hard. The server rolls back what was open.
 STOP_GRACE_S = 8.0
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def run(name: str, description: str, commands: Mapping[str, Command], argv: Sequ
     arguments = _parser(name, description, commands).parse_args(_accept_java_style(argv, commands))
     lines, secrets = LineWriter(), Secrets()
     logs.install(lines, secrets, debug=arguments.debug)
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in _STOPS:
         signal.signal(signum, _stopper(lines))
+    _end_in_time()
     call = Call(
         lines=lines,
         secrets=secrets,
@@ -118,12 +121,25 @@ def _accept_java_style(argv: Sequence[str] | None, commands: Mapping[str, Comman
 def _stopper(lines: LineWriter) -> Callable[[int, FrameType | None], None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_IGN)
-        timer = threading.Timer(STOP_GRACE_S, os._exit, (128 + signum,))
-        timer.daemon = True
-        timer.start()
         lines.interrupt(Stopped(signum))
 
     return stop
+
+
+def _end_in_time() -> None:
+    """End the process some time after a stop was asked for, even where the main thread is in a library that does not
+    come back: the interpreter would run no handler there, but writes the signal's number into a pipe."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while (signum := os.read(reading, 1)[0]) not in _STOPS:
+            pass
+        time.sleep(STOP_GRACE_S)
+        os._exit(128 + signum)
+
+    threading.Thread(target=watch, name="stop", daemon=True).start()
 
 
 def _masked(failure: ConnectorError, secrets: Secrets) -> str:

@@ -123,7 +123,8 @@ class Following:
                         remedy="Raise max_replication_slots, drop unused slots, or give the user REPLICATION.",
                     ) from error
                 self._has_bulk = self._may_stream = False
-        return ChangeStream(server.open_replication_session(settings, self._server), *arguments)
+        walsender = server.open_replication_session(settings, self._server)
+        return ChangeStream(walsender, *arguments, told=self._session)
 
     def _is_bulk(self, backlog: int) -> bool:
         return self._has_bulk and (backlog >= BULK_BYTES or not self._may_stream)

@@ -15,6 +15,7 @@ from source_postgres_cdc import cursor_slot, lsn
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core import pgoutput
 from source_postgres_cdc.cursor_slot import CopyImpossible
+from source_postgres_cdc.farewell import Farewell
 from source_postgres_cdc.raw_cursor import RawCursor, start_statement
 
 _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
@@ -30,11 +31,20 @@ log = logging.getLogger(__name__)
 class ChangeStream:
     """Frames of pgoutput from ``start`` on. ``position`` is how far the stream is known to be complete.
 
-    ``session`` is a replication connection; the stream closes it. ``stall_limit_s``: seconds without any progress after
-    which reading fails.
+    ``session`` is a replication connection; the stream closes it, also when the server closes the ordinary session
+    ``told``. ``stall_limit_s``: seconds without any progress after which reading fails.
     """
 
-    def __init__(self, session: Connection, anchor: str, publication: str, start: int, stall_limit_s: float) -> None:
+    def __init__(
+        self,
+        session: Connection,
+        anchor: str,
+        publication: str,
+        start: int,
+        stall_limit_s: float,
+        *,
+        told: Connection,
+    ) -> None:
         self.position = start
         self._session = session
         self._stall_limit_s = stall_limit_s
@@ -49,11 +59,13 @@ class ChangeStream:
             name = anchor
             log.info("no copy of the slot %s can be made: it is read itself, and not moved", anchor)
         self._cursor.start_replication_expert(start_statement(session, name, publication, start), decode=False)
+        self._farewell = Farewell(told, session)
 
     def __enter__(self) -> ChangeStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._farewell.end()
         self._cursor.close()
         self._session.close()
 
