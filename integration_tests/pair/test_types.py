@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from integration_tests.pair.piping import sync
-from integration_tests.source.reading import catalog_of, read
+from integration_tests.source.reading import TRANSPORTS, catalog_of, read
 from integration_tests.support.connector import Outcome
 
 # type, values as SQL literals, type of the final column, how the source's value is written to be compared with it.
@@ -70,14 +70,15 @@ def table(source_db):
     return source_db
 
 
-def test_snapshot_and_stream_render_the_same_bytes(table):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_snapshot_and_stream_render_the_same_bytes(table, transport):
     catalog = catalog_of(table)
     first = read(table, catalog)
     table.execute("update t set touched = 0")
-    second = read(table, catalog, first)
+    second = read(table, catalog, first, transport=transport)
     table.execute("alter table t replica identity full")
     table.execute("update t set touched = 0")
-    third = read(table, catalog, second)
+    third = read(table, catalog, second, transport=transport)
     snapshot = raw_rows(first)
     assert len(snapshot) > 5
     assert raw_rows(second) == snapshot
