@@ -84,7 +84,7 @@ def test_a_publication_of_others_is_not_altered_and_the_sql_is_said(table):
     catalog["streams"][0]["sync_mode"] = "incremental"
     error = failure(read(table, catalog, **more))
     assert error["failure_type"] == "config_error"
-    remedy = 'ALTER PUBLICATION "theirs" ADD TABLE "public"."u"'
+    remedy = 'ALTER PUBLICATION "theirs" ADD TABLE ONLY "public"."u"'
     assert remedy in error["message"]
     table.execute(remedy)
     assert read(table, catalog, **more).exit_code == 0
