@@ -30,6 +30,8 @@ def copy(cursor: Any, anchor: str, start: int) -> str:
         cursor.execute("select pg_copy_logical_replication_slot(%s, %s, true)", (anchor, name))
     except (errors.ConfigurationLimitExceeded, errors.UndefinedFunction) as error:
         raise CopyImpossible from error
+    except errors.UndefinedObject as error:
+        raise _touched() from error
     except errors.InsufficientPrivilege as error:
         raise ConfigError(
             "The database user may not read a replication slot.",
@@ -44,7 +46,11 @@ def expect_not_past(cursor: Any, slot: str, start: int) -> None:
     cursor.execute("select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s", (slot,))
     found = cursor.fetchone()
     if found is None or lsn.before_header(lsn.parse(found[0])) > start:
-        raise ConfigError(
-            "The replication slot was moved, or made anew, by somebody else during this sync.",
-            remedy="Give this connection a slot of its own, and reset it: its tables must be read anew.",
-        )
+        raise _touched()
+
+
+def _touched() -> ConfigError:
+    return ConfigError(
+        "The replication slot was moved, dropped or made anew by somebody else during this sync.",
+        remedy="Give this connection a slot of its own, and reset it: its tables must be read anew.",
+    )

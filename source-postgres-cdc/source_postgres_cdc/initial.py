@@ -46,10 +46,10 @@ class InitialLoad:
         """Read ``streams`` whole, in one round, without a state: nothing of them is followed."""
         self._round(streams, None, *self._begin(streams))
 
-    def read_new(self, streams: Sequence[Stream], state: State, *, has_position: bool) -> bool:
+    def read_new(self, streams: Sequence[Stream], state: State, *, is_owed: bool) -> bool:
         """One round over what ``state`` does not call complete; false when something is left for another one.
 
-        What the snapshot of a stream's first part shows is left out of the changes by the state. ``has_position``:
+        What the snapshot of a stream's first part shows is left out of the changes by the state. ``is_owed``:
         the state's position was given, or changes were read up to it, and those since then are owed.
         """
         wanted = [stream for stream in streams if not self._is_complete(stream, state)]
@@ -61,10 +61,10 @@ class InitialLoad:
         state.cuts.add(taken.cut)
         if not self._settings.initial_load:
             wanted = self._leave_out(wanted, state, taken)
-        elif not has_position:
+        elif not is_owed:
             # Everything is read now or later: no transaction that committed before the cut has anything to add.
             state.lsn = max(state.lsn, taken.cut)
-        self._round(wanted, state, known, taken, may_be_known=has_position)
+        self._round(wanted, state, known, taken, may_be_known=is_owed)
         return all(self._is_complete(stream, state) for stream in wanted)
 
     def expect_time_left(self) -> None:

@@ -65,11 +65,11 @@ class Sync:
                     progress.identity = stream.identity
         load = self._initial_load()
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
-        has_position = given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
-        while not load.read_new(streams, state, has_position=has_position):
+        is_owed = given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
+        while not load.read_new(streams, state, is_owed=is_owed):
             self._follow(followed, state)
             load.expect_time_left()
-            has_position = True
+            is_owed = True
         if not self.server.in_recovery:
             heartbeat.beat(self.settings)
         self._follow(followed, state)
