@@ -112,6 +112,9 @@ def timestamp_text(text: str) -> str | None:
     date, year, month, day, clock, zone, era = matched.groups()
     if not _exists(year, month, day, era, _LAST_TIMESTAMP_YEAR) or _on_the_edge(year, month, day, era):
         return None
+    # The usual spelling is left alone, whether its date is known by now or was not.
+    if text[:10] == date and USUAL_TAIL.fullmatch(text, 10):
+        return text
     clock_text = f" {clock}{(zone or '').strip()}" if clock else ""
     return f"{date}{clock_text}{era or ''}"
 

@@ -7,6 +7,7 @@ import pytest
 from msgspec import Raw
 
 from airbyte_pg.errors import StreamName
+from destination_postgres import values
 from destination_postgres.columns import Column, Kind
 from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
@@ -188,3 +189,10 @@ def test_rows_hold_the_same_values(kind: Kind, given: str, wanted: str | None):
     if "\\u0000" not in given:
         assert cell == shown
         assert ("NULLED" in meta) == (wanted is None)
+
+
+def test_a_moment_is_spelt_alike_whether_its_date_has_been_seen_or_not():
+    for text in ("1931-07-19T22:41:18.042000Z", "1931-07-20 22:41:18+05", "1931-07-21", "1931-07-22T24:00"):
+        first = values.timestamp_text(text)
+        assert text[:10] in values.KNOWN_DATES
+        assert values.timestamp_text(text) == first
