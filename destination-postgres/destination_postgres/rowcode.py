@@ -2,7 +2,7 @@
 
 Code is generated per stream, from its columns, so that a row costs one pass without a loop over its values (measured:
 half the time). A row with a value that the generated code does not know to be right goes through ``RowEncoder._exact``,
-which decides value by value and writes what it refused into ``_airbyte_meta``.
+which has each value judged by itself (exact.py) and writes what was refused into ``_airbyte_meta``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,11 @@ from msgspec import UNSET, Raw
 from airbyte_pg.errors import StreamName, SystemFault
 from destination_postgres import rawrow, values
 from destination_postgres.columns import Column, Kind
-from destination_postgres.inbox import Record, repair_escapes
+from destination_postgres.exact import EMPTY_METAS, JSON_SPACE, NULL, Judge, broken_record, copy_escaped
+from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
 
-# COPY's text format (PostgreSQL documentation, COPY, File Formats).
-NULL = "\\N"
-# White space that JSON allows between tokens, and COPY takes for the end of a column or line. Strings have none.
-_JSON_SPACE = bytes.maketrans(b"\t\r", b"  ")
-
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-
-# A record's meta that says nothing, as sources write it.
-_EMPTY_METAS = tuple(map(Raw, (b"", b'{"changes":[]}', b"null", b"{}", b'{"changes":null}')))
 
 # (record, its decoded data or None, raw id, beginning of the raw row with that id, ends of the final and the raw row)
 Item = tuple[Record, Any, str, bytes, tuple[str, bytes]]
@@ -46,14 +39,6 @@ class Encoded(NamedTuple):
     data_bytes: int
 
 
-class _Meta(msgspec.Struct):
-    changes: list[Raw] | None = None
-
-
-_decode_data = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_meta = msgspec.json.Decoder(_Meta).decode
-
-
 class RowEncoder:
     """Makes the rows of one stream: user columns in the stream's order, then the four of our own."""
 
@@ -69,11 +54,8 @@ class RowEncoder:
     ) -> None:
         """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later)."""
         self._stream = stream
-        # As the exact judge looks for them: without the NUL characters that it removes from data.
-        self._fields = [(column.field.replace("\0", ""), column.kind) for column in columns]
-        self._nulled = [_nulled(column.field) for column in columns]
+        self._judge = Judge(stream, columns, numeric_infinity=numeric_infinity)
         self._ids = ids
-        self._numeric_infinity = numeric_infinity
         self._generation = generation_id
         self._generation_text = NULL if generation_id is None else str(generation_id)
         self._sync_id = "null" if sync_id is None else str(sync_id)
@@ -89,9 +71,9 @@ class RowEncoder:
         """
         joined = b"\n".join([record.data for record in records])
         if b"\t" in joined or b"\r" in joined:
-            joined = joined.translate(_JSON_SPACE)
+            joined = joined.translate(JSON_SPACE)
         if not is_utf8(joined):
-            raise self._broken()
+            raise broken_record(self._stream)
         data_bytes = len(joined) - len(records) + 1
         rows = self._decoded(records, joined)
         code = self._escaping if b"\\" in joined else self._plain
@@ -159,58 +141,16 @@ class RowEncoder:
     def _exact(self, item: Item, loaded_ms: int) -> tuple[Pieces, str]:
         """The raw and the final row of one record, each value judged by itself."""
         record, _, raw_id, row_head, _ = item
-        data = bytes(record.data).translate(_JSON_SPACE)
-        if b"\\" in data:
-            data = repair_escapes(data, drop_nul=True)
-        try:
-            fields = _decode_data(data)
-            own_changes = self._own_changes(record)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            # From None: the decoder's text may quote the data.
-            raise self._broken() from None
-        cells: list[str] = []
-        changes: list[str] = []
-        for (field, kind), nulled in zip(self._fields, self._nulled, strict=True):
-            value = fields.get(field)
-            text = "null" if value is None else str(value, "utf-8")
-            if value is None or (text == "null" and kind is not Kind.UNKNOWN):
-                cells.append(NULL)
-                continue
-            fitting = self._fitting(kind, text)
-            if fitting is None:
-                changes.append(nulled)
-            cells.append(NULL if fitting is None else copy_escaped(fitting))
-        final_meta = self._meta_text([*changes, *own_changes]).replace("\\", "\\\\")
-        extracted_at = self._timestamptz(record.emitted_at)
-        final_line = "\t".join((*cells, raw_id, extracted_at, self._generation_text, final_meta)) + "\n"
-        raw_tail = rawrow.tail(loaded_ms, self._meta_text(own_changes), self._generation)
-        data_head = rawrow.data_head(len(data) + 1, 1)
-        return [row_head, data_head, data, rawrow.moment(record.emitted_at), raw_tail], final_line
-
-    def _fitting(self, kind: Kind, text: str) -> str | None:
-        fitting = values.from_json(kind, text)
-        if kind is Kind.NUMBER and fitting is not None and not self._numeric_infinity and "inf" in fitting.lower():
-            return None
-        return fitting
-
-    def _own_changes(self, record: Record) -> list[str]:
-        if record.meta in _EMPTY_METAS:
-            return []
-        meta = repair_escapes(bytes(record.meta).translate(_JSON_SPACE), drop_nul=True)
-        return [str(change, "utf-8") for change in _decode_meta(meta).changes or []]
+        judged = self._judge.judge(record)
+        meta = self._meta_text([*judged.nulled, *judged.own_changes])
+        ends = (raw_id, self._timestamptz(record.emitted_at), self._generation_text, copy_escaped(meta))
+        raw_tail = rawrow.tail(loaded_ms, self._meta_text(judged.own_changes), self._generation)
+        data_head = rawrow.data_head(len(judged.data) + 1, 1)
+        raw_row: Pieces = [row_head, data_head, judged.data, rawrow.moment(record.emitted_at), raw_tail]
+        return raw_row, "\t".join((*judged.cells, *ends)) + "\n"
 
     def _meta_text(self, changes: Sequence[str]) -> str:
         return f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'
-
-    def _broken(self) -> SystemFault:
-        return SystemFault(
-            "A record of the input has data or meta that is no JSON object in UTF-8.", stream=self._stream
-        )
-
-
-def copy_escaped(text: str) -> str:
-    """``text`` as a value in COPY's text format. str.translate is five to twelve times as slow."""
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def is_utf8(text: bytes) -> bool:
@@ -219,12 +159,6 @@ def is_utf8(text: bytes) -> bool:
         return text.isascii() or bool(text.decode())
     except UnicodeDecodeError:
         return False
-
-
-def _nulled(field: str) -> str:
-    # jsonb cannot hold the character that a field's name may have.
-    named = msgspec.json.encode(field.replace("\0", "")).decode()
-    return f'{{"field":{named},"change":"NULLED","reason":"DESTINATION_TYPECAST_ERROR"}}'
 
 
 def _row_type(columns: Sequence[Column]) -> type[msgspec.Struct] | None:
@@ -331,7 +265,7 @@ def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
     scope: dict[str, Any] = {
         "NULL": NULL,
         "UNSET": UNSET,
-        "EMPTY_METAS": _EMPTY_METAS,
+        "EMPTY_METAS": EMPTY_METAS,
         "ESCAPED": copy_escaped,
         "DATA_HEAD": rawrow.data_head,
         "BOOLEANS": {True: "t", False: "f", None: NULL},
