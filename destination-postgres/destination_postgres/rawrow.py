@@ -14,6 +14,10 @@ PostgreSQL documentation, COPY, Binary Format. The columns are columns.RAW_TYPES
 from __future__ import annotations
 
 import struct
+from typing import Literal
+
+# Which rows a raw table keeps: all; those whose final row has a value that was not taken over; it does not exist.
+Retention = Literal["keep", "typed", "none"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
@@ -32,8 +36,9 @@ def moment(milliseconds: int) -> bytes:
     return struct.pack(">iq", 8, (milliseconds - _EPOCH_MS) * 1000)
 
 
-def tail(loaded_ms: int, meta: str, generation: int | None) -> bytes:
-    """What follows the time of extraction: time of loading, meta (JSON) and generation."""
+def tail(loaded_ms: int | None, meta: str, generation: int | None) -> bytes:
+    """What follows the time of extraction: time of loading (None: not typed), meta (JSON) and generation."""
     text = meta.encode()
     number = _NULL if generation is None else struct.pack(">iq", 8, generation)
-    return moment(loaded_ms) + data_head(len(text) + 1, 1) + text + number
+    loaded = _NULL if loaded_ms is None else moment(loaded_ms)
+    return loaded + data_head(len(text) + 1, 1) + text + number

@@ -8,7 +8,7 @@ which has each value judged by itself (exact.py) and writes what was refused int
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,23 +20,30 @@ from destination_postgres.columns import Column, Kind
 from destination_postgres.exact import EMPTY_METAS, JSON_SPACE, NULL, Judge, broken_record, copy_escaped
 from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
+from destination_postgres.rawrow import Retention
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 # (record, its decoded data or None, raw id, beginning of the raw row with that id, ends of the final and the raw row)
 Item = tuple[Record, Any, str, bytes, tuple[str, bytes]]
+# What is done with a record that has to be looked at: it, its raw id, beginning of the raw row.
+Odd = Callable[[Record, str, bytes], None]
 # What the raw table's rows are joined from: record.data goes in as the slice of the input that it is.
 Pieces = list[bytes | Raw]
-RowCode = Callable[[Iterable[Item], Callable[[Item], None], Pieces, list[str]], None]
+RowCode = Callable[[Iterable[Item], Odd, Pieces, list[str]], None]
 
 
 class Encoded(NamedTuple):
-    """What COPY takes for some rows: raw (binary) and final (text); how many there are, and the bytes of their data."""
+    """What COPY takes for some rows: raw (binary) and final (text); how many there are, and the bytes of their data.
+
+    ``records``: what they were made from, where raw has no rows of those that the server may yet refuse.
+    """
 
     raw: bytes
     final: bytes
     row_count: int
     data_bytes: int
+    records: Sequence[Record] = ()
 
 
 class RowEncoder:
@@ -51,18 +58,28 @@ class RowEncoder:
         generation_id: int | None,
         sync_id: int | None,
         numeric_infinity: bool = True,
+        retention: Retention = "keep",
+        raw_only: bool = False,
     ) -> None:
-        """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later)."""
+        """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later).
+
+        ``retention``: which rows get a raw row; ``raw_only``: they get no other, and are not typed.
+        """
         self._stream = stream
+        self._retention = retention
+        self._raw_only = raw_only
         self._judge = Judge(stream, columns, numeric_infinity=numeric_infinity)
         self._ids = ids
         self._generation = generation_id
         self._generation_text = NULL if generation_id is None else str(generation_id)
         self._sync_id = "null" if sync_id is None else str(sync_id)
+        self._columns = columns
         row_type = _row_type(columns)
         self._decoder = None if row_type is None else msgspec.json.Decoder(row_type)
-        self._plain = _compiled(columns, escaping=False)
-        self._escaping = _compiled(columns, escaping=True)
+        moments_type = None if row_type is None else _moments_type(columns)
+        self._moments = None if moments_type is None else msgspec.json.Decoder(moments_type)
+        # Compiled when it is first needed: a catalog may have a thousand streams, most of them idle.
+        self._codes: dict[tuple[bool, bool], RowCode] = {}
 
     def encode(self, records: Sequence[Record], loaded_ms: int) -> Encoded:
         """The rows of ``records``, in order; ``loaded_ms``: now, in milliseconds since 1970.
@@ -76,15 +93,15 @@ class RowEncoder:
             raise broken_record(self._stream)
         data_bytes = len(joined) - len(records) + 1
         rows = self._decoded(records, joined)
-        code = self._escaping if b"\\" in joined else self._plain
+        code = self._code(escaping=b"\\" in joined, moments_known=self._has_ordinary_moments(joined))
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
         items = zip(records, rows, *self._ids.take(len(records)), self._ends(records, loaded_ms), strict=True)
         raw: Pieces = []
         final: list[str] = []
 
-        def odd(item: Item) -> None:
-            raw_pieces, final_line = self._exact(item, loaded_ms)
+        def odd(record: Record, raw_id: str, row_head: bytes) -> None:
+            raw_pieces, final_line = self._exact(record, raw_id, row_head, loaded_ms)
             raw.extend(raw_pieces)
             final.append(final_line)
 
@@ -92,7 +109,30 @@ class RowEncoder:
         del rows, items
         text = "".join(final)
         final.clear()
-        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes)
+        kept = records if self._retention == "typed" else ()
+        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, kept)
+
+    def _code(self, *, escaping: bool, moments_known: bool) -> RowCode:
+        code = self._codes.get((escaping, moments_known))
+        if code is None:
+            parts = {"raw": self._retention == "keep", "final": not self._raw_only}
+            source = source_of(self._columns, escaping=escaping, moments_known=moments_known, **parts)
+            code = self._codes[escaping, moments_known] = _compiled(source)
+        return code
+
+    def _has_ordinary_moments(self, joined: bytes) -> bool:
+        """Whether every timestamp in ``joined`` is one of the calendar, in RFC 3339's spelling.
+
+        The decoder's own check of all rows costs a third of what ours does value by value. What it makes of them is
+        thrown away: a timestamp stays the text that came.
+        """
+        if self._moments is None:
+            return False
+        try:
+            self._moments.decode_lines(joined)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        return True
 
     def _decoded(self, records: Sequence[Record], joined: bytes) -> Sequence[Any]:
         # None stands for a row that has to be looked at value by value.
@@ -119,7 +159,7 @@ class RowEncoder:
     def _ends(self, records: Iterable[Record], loaded_ms: int) -> Iterator[tuple[str, bytes]]:
         """The ends of each record's final and raw row, if nothing about it is odd."""
         meta = self._meta_text([])
-        raw_tail = rawrow.tail(loaded_ms, meta, self._generation)
+        raw_tail = rawrow.tail(None if self._raw_only else loaded_ms, meta, self._generation)
         # A source stamps many rows with the same millisecond.
         known: dict[int, tuple[str, bytes]] = {}
         for record in records:
@@ -138,16 +178,19 @@ class RowEncoder:
         # The C library does not pad years before 1000.
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f+00").rjust(len("0000-00-00 00:00:00.000000+00"), "0")
 
-    def _exact(self, item: Item, loaded_ms: int) -> tuple[Pieces, str]:
-        """The raw and the final row of one record, each value judged by itself."""
-        record, _, raw_id, row_head, _ = item
+    def _exact(self, record: Record, raw_id: str, row_head: bytes, loaded_ms: int) -> tuple[Pieces, str]:
+        """The raw and the final row of one record, each value judged by itself; empty where it gets none."""
         judged = self._judge.judge(record)
         meta = self._meta_text([*judged.nulled, *judged.own_changes])
         ends = (raw_id, self._timestamptz(record.emitted_at), self._generation_text, copy_escaped(meta))
-        raw_tail = rawrow.tail(loaded_ms, self._meta_text(judged.own_changes), self._generation)
+        final_row = "" if self._raw_only else "\t".join((*judged.cells, *ends)) + "\n"
+        if self._retention == "none" or (self._retention == "typed" and not judged.nulled):
+            return [], final_row
+        typed_ms = None if self._raw_only else loaded_ms
+        raw_tail = rawrow.tail(typed_ms, self._meta_text(judged.own_changes), self._generation)
         data_head = rawrow.data_head(len(judged.data) + 1, 1)
         raw_row: Pieces = [row_head, data_head, judged.data, rawrow.moment(record.emitted_at), raw_tail]
-        return raw_row, "\t".join((*judged.cells, *ends)) + "\n"
+        return raw_row, final_row
 
     def _meta_text(self, changes: Sequence[str]) -> str:
         return f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'
@@ -183,9 +226,20 @@ def _row_type(columns: Sequence[Column]) -> type[msgspec.Struct] | None:
         return None
 
 
+def _moments_type(columns: Sequence[Column]) -> type[msgspec.Struct] | None:
+    """What checks the timestamps of ``data``; None where there are none."""
+    renamed = {
+        f"f{index}": column.field
+        for index, column in enumerate(columns)
+        if column.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+    }
+    fields = [(field, datetime.datetime | None, None) for field in renamed]
+    return msgspec.defstruct("Moments", fields, rename=renamed, gc=False) if fields else None
+
+
 # How a value is taken from the row, by kind; {v} is the variable, {f} the field. What is not known to be right is sent
 # to the exact judge (values.py), and what that refuses makes the row an odd one.
-_ODD = "odd(item); continue"
+_ODD = "odd(record, raw_id, row_head); continue"
 _JUDGED = f"""\
         {{v}} = {{judge}}({{v}})
         if {{v}} is None: {_ODD}"""
@@ -227,26 +281,42 @@ _USUAL = {
     Kind.TIMESTAMPTZ: "{v}[:10] in DATES and USUAL_TAIL({v}, 10)",
 }
 
+# Of timestamps that are known to be of the calendar (``_has_ordinary_moments``): the server's greatest displacement is
+# smaller than RFC 3339's, so only those without one need no closer look; and one spelling is written, not two.
+_USUAL_IF_KNOWN = {
+    **_USUAL,
+    Kind.TIMESTAMP: '{v}[10] == "T" and "+" not in {v} and {v}.find("-", 10) < 0 or ' + _USUAL[Kind.TIMESTAMP],
+    Kind.TIMESTAMPTZ: '{v}[-1] == "Z" and {v}[10] == "T" or ' + _USUAL[Kind.TIMESTAMPTZ],
+}
 
-def source_of(columns: Sequence[Column], *, escaping: bool) -> str:
-    """The generated function; ``escaping``: for rows whose data has backslashes."""
+
+def source_of(
+    columns: Sequence[Column], *, escaping: bool, moments_known: bool = False, raw: bool = True, final: bool = True
+) -> str:
+    """The generated function.
+
+    ``escaping``: for rows whose data has backslashes; ``moments_known``: whose timestamps are of the calendar; ``raw``,
+    ``final``: which rows it makes.
+    """
+    usual = _USUAL_IF_KNOWN if moments_known else _USUAL
     lines = [
         "def rows(items, odd, raw, final):",
         "  put_raw, put_final = raw.extend, final.append",
-        "  for item in items:",
-        "    record, row, raw_id, row_head, (final_end, raw_end) = item",
+        "  for record, row, raw_id, row_head, (final_end, raw_end) in items:",
         f"    if row is None or (record.meta and record.meta not in EMPTY_METAS): {_ODD}",
     ]
-    for index, column in enumerate(columns):
-        lines.append(_taken(column.kind, f"v{index}", f"f{index}", escaping=escaping))
-    cells = "".join(f"{{v{index}}}\\t" for index in range(len(columns)))
-    lines.append(f'    put_final(f"{cells}{{raw_id}}{{final_end}}")')
-    lines.append("    data = record.data")
-    lines.append("    put_raw((row_head, DATA_HEAD(len(data) + 1, 1), data, raw_end))")
+    if final:
+        for index, column in enumerate(columns):
+            lines.append(_taken(column.kind, f"v{index}", f"f{index}", usual, escaping=escaping))
+        cells = "".join(f"{{v{index}}}\\t" for index in range(len(columns)))
+        lines.append(f'    put_final(f"{cells}{{raw_id}}{{final_end}}")')
+    if raw:
+        lines.append("    data = record.data")
+        lines.append("    put_raw((row_head, DATA_HEAD(len(data) + 1, 1), data, raw_end))")
     return "\n".join(lines) + "\n"
 
 
-def _taken(kind: Kind, variable: str, field: str, *, escaping: bool) -> str:
+def _taken(kind: Kind, variable: str, field: str, usual: Mapping[Kind, str], *, escaping: bool) -> str:
     escaped = '.replace("\\\\", "\\\\\\\\")' if escaping else ""
     if kind is Kind.STRING:
         return (_TAKE_ESCAPED_STRING if escaping else _TAKE_STRING).format(v=variable, f=field)
@@ -258,10 +328,10 @@ def _taken(kind: Kind, variable: str, field: str, *, escaping: bool) -> str:
     if kind is Kind.UNKNOWN:
         return _TAKE_UNKNOWN.format(v=variable, f=field, escaped=escaped)
     template = _TAKE_NUMERIC if kind in (Kind.INTEGER, Kind.NUMBER) else _TAKE_MOMENT
-    return template.format(v=variable, f=field, usual=_USUAL[kind].format(v=variable), judge=f"JUDGE_{kind.name}")
+    return template.format(v=variable, f=field, usual=usual[kind].format(v=variable), judge=f"JUDGE_{kind.name}")
 
 
-def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
+def _compiled(source: str) -> RowCode:
     scope: dict[str, Any] = {
         "NULL": NULL,
         "UNSET": UNSET,
@@ -274,6 +344,6 @@ def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
         **{f"JUDGE_{kind.name}": judge for kind, judge in values.TEXTS.items()},
     }
     # The source holds no name or value from outside: fields are numbered.
-    exec(compile(source_of(columns, escaping=escaping), "<rows>", "exec"), scope)  # noqa: S102
+    exec(compile(source, "<rows>", "exec"), scope)  # noqa: S102
     code: RowCode = scope["rows"]
     return code
