@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from airbyte_pg.errors import StreamName
+from destination_postgres.inbox import Record
 from destination_postgres.rowcode import Encoded
+
+_STREAM_BYTES = 64 << 10
+_MANY_STREAMS = 4
 
 
 @dataclass(frozen=True)
@@ -13,20 +17,27 @@ class Limits:
     """When a batch is flushed: at the first STATE behind this size or age, or anywhere at twice as much.
 
     ``size_bytes`` counts raw and final rows together. One batch may be on its way to the server while the next is
-    filled; batches larger than the default gained 5 % at most when measured. ``age_s``: rows of a slow stream become
+    filled; batches larger than the default gained 5 % at most when measured. But each stream in a batch costs some
+    round trips, so a batch of many streams may be larger, up to four times. ``age_s``: rows of a slow stream become
     visible this long after they came.
     """
 
     size_bytes: int = 16 << 20
+    row_count: int = 250_000
     age_s: float = 5.0
+
+    def size_for(self, stream_count: int) -> int:
+        """Bytes of a full batch with rows of so many streams."""
+        return max(self.size_bytes, min(stream_count * _STREAM_BYTES, self.size_bytes * _MANY_STREAMS))
 
 
 @dataclass
 class StreamBuffer:
-    """The rows of one stream as pieces of what COPY takes."""
+    """The rows of one stream as pieces of what COPY takes; ``records`` as in Encoded."""
 
     raw: list[bytes] = field(default_factory=list)
     final: list[bytes] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     row_count: int = 0
     data_bytes: int = 0
 
@@ -39,6 +50,7 @@ class Batch:
         self.streams: dict[StreamName, StreamBuffer] = {}
         self.acknowledgements: list[bytes] = []
         self._size = 0
+        self._row_count = 0
         self._since: float | None = None
 
     def add(self, stream: StreamName, rows: Encoded, now_s: float) -> None:
@@ -46,9 +58,11 @@ class Batch:
         buffer = self.streams.setdefault(stream, StreamBuffer())
         buffer.raw.append(rows.raw)
         buffer.final.append(rows.final)
+        buffer.records += rows.records
         buffer.row_count += rows.row_count
         buffer.data_bytes += rows.data_bytes
-        self._size += len(rows.raw) + len(rows.final)
+        self._row_count += rows.row_count
+        self._size += len(rows.raw) + len(rows.final) + (rows.data_bytes if rows.records else 0)
         self._begin(now_s)
 
     def acknowledge(self, line: bytes, now_s: float) -> None:
@@ -73,7 +87,12 @@ class Batch:
         if self._since is None:
             return False
         age_s = now_s - self._since
-        fullness = max(self._size / self._limits.size_bytes, age_s / self._limits.age_s)
+        limits = self._limits
+        fullness = max(
+            self._size / limits.size_for(len(self.streams)),
+            self._row_count / limits.row_count,
+            age_s / limits.age_s,
+        )
         return fullness >= 2 or (at_state and (fullness >= 1 or not self.has_rows))
 
     def patience_s(self, now_s: float) -> float | None:

@@ -52,8 +52,7 @@ def write(call: Call) -> None:
         # What lives now lives to the end: spare the collector from walking through it again and again.
         gc.freeze()
         try:
-            limits = Limits(settings.flush_bytes, settings.flush_seconds)
-            _write(call, connection, loader, streams, limits)
+            _write(call, connection, loader, streams, settings.limits)
         except Exception:
             # The failure is the thing to tell, not that the server would not clean up after it.
             with contextlib.suppress(psycopg2.Error):
@@ -90,6 +89,8 @@ def _encoders(streams: list[OpenStream], *, numeric_infinity: bool) -> dict[Stre
             generation_id=stream.opening.generation,
             sync_id=stream.plan.sync_id,
             numeric_infinity=numeric_infinity,
+            retention=stream.plan.layout.retention,
+            raw_only=stream.plan.layout.raw_only,
         )
         for stream in streams
     }

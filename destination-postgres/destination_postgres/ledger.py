@@ -5,16 +5,20 @@ Which names a stream's tables have, which generation they hold completely, and w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
+from airbyte_pg.errors import ConfigError
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import TableNames
 from destination_postgres.sqlgen import Table
 from destination_postgres.streams import StreamPlan
+from destination_postgres.tables import missing_columns
 
 LEDGER_TABLE = "_airbyte_pg_ledger"
 
@@ -30,18 +34,29 @@ _TYPES = {
     # its own (true) or, because there was nothing to replace, in the visible ones.
     "generation_building": "bigint",
     "building_aside": "boolean",
+    # What the raw table holds of the visible rows, and the one that is built aside of those beside it.
+    "raw_history": "character varying",
+    "building_history": "character varying",
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
+_HISTORIES = ("raw_history", "building_history")
+
+
+# Every row that the final table was made of; not all of them; rows that have never been typed, too.
+History = Literal["whole", "partial", "untyped"]
+_WORSE: Final[Sequence[History]] = ("whole", "partial", "untyped")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger says of a stream's generations; the default is a stream that it does not know."""
+    """What the ledger says of a stream's generations and raw table; the default is a stream that it does not know."""
 
     complete: int | None = None
     building: int | None = None
     aside: bool = False
+    history: History | None = None
+    building_history: History | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,40 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
     return Opening(generation, building=True, aside=filled, discard=True)
 
 
+def histories(plan: StreamPlan, entry: Entry, opening: Opening) -> tuple[History | None, History | None]:
+    """What the raw table, and that of a generation built aside, will hold when this sync has added to it.
+
+    Raises ConfigError if a final table would lack rows that are only in the raw one.
+    """
+    if opening.aside:
+        return entry.history, _fresh(plan) if opening.discard else _continued(plan, entry.building_history)
+    if opening.discard:
+        return _fresh(plan), None
+    history = _continued(plan, entry.history)
+    return _worst(history, _continued(plan, entry.building_history)) if opening.adopt else history, None
+
+
+def _continued(plan: StreamPlan, before: History | None) -> History:
+    fresh = _fresh(plan)
+    if before == "untyped" and fresh != "untyped":
+        raise ConfigError(
+            "Earlier syncs wrote raw rows only (disable_type_dedupe); the final table would lack them.",
+            remedy="Refresh the stream and remove its rows, so that all are read again.",
+            stream=plan.id,
+        )
+    return fresh if before is None else _worst(before, fresh)
+
+
+def _fresh(plan: StreamPlan) -> History:
+    if plan.layout.raw_only:
+        return "untyped"
+    return "whole" if plan.layout.retention == "keep" else "partial"
+
+
+def _worst(one: History, other: History) -> History:
+    return max(one, other, key=_WORSE.index)
+
+
 class Ledger:
     """The ledger table of a raw schema."""
 
@@ -88,8 +137,10 @@ class Ledger:
         self._table = Table(raw_schema, LEDGER_TABLE)
 
     def ensure(self, cursor: Cursor) -> None:
-        """Create the table if it is missing."""
+        """Create the table if it is missing, and the columns that it lacks."""
         cursor.execute(sqlgen.create_table(self._table, _TYPES, required=_KEY))
+        for column in missing_columns(cursor, self._table, _TYPES):
+            cursor.execute(sqlgen.add_column(self._table, column, _TYPES[column]))
         index = sqlgen.create_unique_index(f"{LEDGER_TABLE}_stream", self._table, _KEY)
         cursor.execute(index)
 
@@ -106,12 +157,12 @@ class Ledger:
         """What is known of a stream."""
         cursor.execute(
             sql.SQL("select {} from {} where namespace = %s and name = %s").format(
-                names(["generation_complete", "generation_building", "building_aside"]), self._table.sql
+                names(["generation_complete", "generation_building", "building_aside", *_HISTORIES]), self._table.sql
             ),
             (plan.namespace, plan.id.name),
         )
         row = cursor.fetchone()
-        return Entry(row[0], row[1], bool(row[2])) if row else Entry()
+        return Entry(row[0], row[1], bool(row[2]), row[3], row[4]) if row else Entry()
 
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
         """Write what is now so."""
@@ -124,6 +175,8 @@ class Ledger:
             "generation_complete": entry.complete,
             "generation_building": entry.building,
             "building_aside": entry.aside,
+            "raw_history": entry.history,
+            "building_history": entry.building_history,
         }
         changed = sql.SQL(", ").join(
             sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))

@@ -14,7 +14,7 @@ from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import StreamName
 from destination_postgres import final, raw, sqlgen
 from destination_postgres.buffers import Batch, StreamBuffer
-from destination_postgres.ledger import Entry, Ledger, Opening, open_generation
+from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
 from destination_postgres.naming import raw_schema_name
 from destination_postgres.settings import DestinationSettings
 from destination_postgres.streams import StreamPlan, Target, plan_streams
@@ -22,6 +22,8 @@ from destination_postgres.tables import ensure_schema, is_filled
 from destination_postgres.transactions import retried, transaction
 
 _log = logging.getLogger(__name__)
+
+_STREAMS_PER_TRANSACTION = 100
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,30 @@ class Loader:
         # A second transaction: the names must be read after whoever created the ledger has committed.
         with transaction(self._connection) as cursor:
             recorded = self._ledger.names(cursor)
-        plans = plan_streams(configured, self._settings.default_schema, self._raw_schema, recorded)
+        plans = plan_streams(
+            configured, self._settings.default_schema, self._raw_schema, recorded, self._settings.layout
+        )
         for plan in plans:
             self._streams[plan.id] = OpenStream(plan, retried(partial(self._open_one, plan), creating=True))
         return list(self._streams.values())
 
     def write(self, batch: Batch) -> None:
-        """Write the rows of ``batch`` in one transaction, and log what was committed."""
+        """Write the rows of ``batch`` in one transaction, and log what was committed.
+
+        Rows of more than ``_STREAMS_PER_TRANSACTION`` streams take several: each holds locks of some tables and
+        indexes per stream, and the server's lock table is small (max_locks_per_transaction).
+        """
         if not batch.has_rows:
             return
         # Always in the same order, so that two syncs cannot wait for each other's locks.
         ordered = sorted(batch.streams.items(), key=lambda item: str(self._streams[item[0]].target.final))
-        retried(lambda: self._write_once(ordered))
-        for stream, buffer in ordered:
-            label = self._streams[stream].plan.label
-            # The runner of `airbyte-pg sync` reads this line.
-            _log.info("committed stream=%s rows=%d bytes=%d", label, buffer.row_count, buffer.data_bytes)
+        for start in range(0, len(ordered), _STREAMS_PER_TRANSACTION):
+            part = ordered[start : start + _STREAMS_PER_TRANSACTION]
+            retried(partial(self._write_once, part))
+            for stream, buffer in part:
+                label = self._streams[stream].plan.label
+                # The runner of `airbyte-pg sync` reads this line.
+                _log.info("committed stream=%s rows=%d bytes=%d", label, buffer.row_count, buffer.data_bytes)
 
     def complete(self, stream: StreamName) -> None:
         """All rows of ``stream`` have been written: a generation that was built takes the place of the old one."""
@@ -92,40 +102,57 @@ class Loader:
     def _open_one(self, plan: StreamPlan) -> Opening:
         with transaction(self._connection) as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
-            self._ensure(cursor, plan, plan.visible)
-            filled = any(is_filled(cursor, table) for table in plan.visible.tables)
             entry = self._ledger.entry(cursor, plan)
-            opening = open_generation(plan, entry, filled=filled)
+            self._ensure(cursor, plan, plan.visible)
+            opening = open_generation(plan, entry, filled=_is_filled(cursor, plan))
+            kept = histories(plan, entry, opening)
             if opening.adopt:
                 self._ensure(cursor, plan, plan.aside)
-                raw.move(cursor, plan.aside.raw, plan.visible.raw)
-                final.move(cursor, plan, plan.aside, plan.visible)
+                if plan.has_raw:
+                    raw.move(cursor, plan.aside.raw, plan.visible.raw)
+                if plan.has_final:
+                    final.move(cursor, plan, plan.aside, plan.visible)
             if opening.adopt or opening.discard:
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
             if opening.aside:
                 self._ensure(cursor, plan, plan.aside)
             final.open_staging(cursor, plan)
             building = opening.generation if opening.building else None
-            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside))
+            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept))
         return opening
 
     def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target) -> None:
-        raw.ensure(cursor, target.raw, plan.id)
-        final.ensure(cursor, plan, target)
+        if plan.has_raw:
+            raw.ensure(cursor, target.raw, plan.id)
+        if plan.has_final:
+            final.ensure(cursor, plan, target)
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]]) -> None:
         with transaction(self._connection) as cursor:
             for stream, buffer in ordered:
                 opened = self._streams[stream]
-                raw.load(cursor, opened.target.raw, buffer.raw, stream)
-                final.load(cursor, opened.plan, opened.target, buffer.final)
+                if any(buffer.raw):
+                    raw.load(cursor, opened.target.raw, buffer.raw, stream)
+                if opened.plan.has_final:
+                    final.load(cursor, opened.plan, opened.target, buffer.final)
 
     def _complete_once(self, opened: OpenStream) -> None:
         plan = opened.plan
         with transaction(self._connection) as cursor:
             if opened.opening.aside:
-                cursor.execute(sqlgen.delete_all(plan.visible.raw))
-                raw.move(cursor, plan.aside.raw, plan.visible.raw)
-                final.replace(cursor, plan, plan.aside, plan.visible)
+                if plan.has_raw:
+                    cursor.execute(sqlgen.delete_all(plan.visible.raw))
+                    raw.move(cursor, plan.aside.raw, plan.visible.raw)
+                if plan.has_final:
+                    final.replace(cursor, plan, plan.aside, plan.visible)
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
-            self._ledger.record(cursor, plan, Entry(complete=opened.opening.generation))
+            entry = self._ledger.entry(cursor, plan)
+            history = entry.building_history if opened.opening.aside else entry.history
+            self._ledger.record(cursor, plan, Entry(complete=opened.opening.generation, history=history))
+
+
+def _is_filled(cursor: Cursor, plan: StreamPlan) -> bool:
+    tables = [plan.visible.raw] if plan.has_raw else []
+    if plan.has_final:
+        tables += [plan.visible.final, *([plan.visible.tombstones] if plan.visible.tombstones else [])]
+    return any(is_filled(cursor, table) for table in tables)

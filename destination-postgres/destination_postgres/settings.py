@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from destination_postgres.buffers import Limits
+from destination_postgres.rawrow import Retention
+from destination_postgres.streams import Layout
 
 DEFAULT_RAW_SCHEMA = "airbyte_internal"
 
@@ -41,7 +43,7 @@ class DestinationSettings(ConnectionSettings):
     disable_type_dedupe: bool = Field(
         default=False,
         title="Disable Final Tables",
-        description="Write raw tables only. Not supported yet.",
+        description="Write raw tables only: no types, no deduplication.",
     )
     drop_cascade: bool = Field(
         default=False,
@@ -53,10 +55,13 @@ class DestinationSettings(ConnectionSettings):
         title="Unconstrained numeric columns",
         description="Numbers are kept exactly, in columns without limits. Switching it off is not supported yet.",
     )
-    raw_retention: Literal["keep", "typed", "none"] = Field(
+    raw_retention: Retention = Field(
         default="keep",
         title="Raw retention",
-        description="Which rows stay in the raw tables. Only keep is supported yet.",
+        description=(
+            "Which rows the raw tables keep: all of them, those with a value that its column could not take, or none "
+            "(then there are no raw tables, and what needs a stream's history reads it from the source again)."
+        ),
     )
 
     flush_bytes: int = Field(
@@ -64,6 +69,12 @@ class DestinationSettings(ConnectionSettings):
         ge=1,
         title="Bytes per Flush",
         description="Rows are committed at the first state behind so many bytes, or anywhere at twice as many.",
+    )
+    flush_rows: int = Field(
+        default=Limits.row_count,
+        ge=1,
+        title="Rows per Flush",
+        description="Rows are committed at the first state behind so many rows, or anywhere at twice as many.",
     )
     flush_seconds: float = Field(
         default=Limits.age_s,
@@ -82,15 +93,28 @@ class DestinationSettings(ConnectionSettings):
         """The configured schemas as the user wrote them; never empty."""
         return [name.strip() for name in self.schemas.split(",") if name.strip()] or ["public"]
 
+    @property
+    def layout(self) -> Layout:
+        """Which tables streams have."""
+        return Layout(self.raw_retention, self.disable_type_dedupe)
+
+    @property
+    def limits(self) -> Limits:
+        """When to flush."""
+        return Limits(self.flush_bytes, self.flush_rows, self.flush_seconds)
+
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for an option that this version cannot honour."""
         super().refuse_unsupported()
         unsupported = {
-            "disable_type_dedupe": self.disable_type_dedupe,
             "cdc_deletion_mode Soft delete": self.cdc_deletion_mode == "Soft delete",
-            f"raw_retention {self.raw_retention}": self.raw_retention != "keep",
             "unconstrained_number false": not self.unconstrained_number,
         }
         for option, asked in unsupported.items():
             if asked:
                 raise ConfigError(f"{option} is not supported yet.", remedy="Leave the option out.")
+        if self.disable_type_dedupe and self.raw_retention != "keep":
+            raise ConfigError(
+                f"disable_type_dedupe with raw_retention {self.raw_retention} would lose rows.",
+                remedy="Leave one of the two out.",
+            )

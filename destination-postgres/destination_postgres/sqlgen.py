@@ -50,6 +50,11 @@ def create_table(
     )
 
 
+def add_column(table: Table, column: str, sql_type: str) -> sql.Composed:
+    """ALTER TABLE ADD COLUMN; ``sql_type`` is trusted SQL."""
+    return sql.SQL("alter table {} add column {} {}").format(table.sql, name(column), sql.SQL(sql_type))
+
+
 def create_schema(schema: str) -> sql.Composed:
     """CREATE SCHEMA."""
     return sql.SQL("create schema {}").format(name(schema))

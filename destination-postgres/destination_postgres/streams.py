@@ -10,6 +10,7 @@ from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import naming
 from destination_postgres.columns import Column, columns_of
 from destination_postgres.naming import TableNames
+from destination_postgres.rawrow import Retention
 from destination_postgres.sqlgen import Dedup, Table
 
 # A CDC source's mark of a deleted row.
@@ -17,8 +18,19 @@ DELETED_AT_FIELD = "_ab_cdc_deleted_at"
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Which tables the streams of a sync have: what raw ones keep of their rows, and whether there are only those."""
+
+    retention: Retention = "keep"
+    raw_only: bool = False
+
+
+@dataclass(frozen=True)
 class Target:
-    """A set of tables that a stream's rows go to: the visible ones, or those that a generation is built in."""
+    """A set of tables that a stream's rows go to: the visible ones, or those that a generation is built in.
+
+    Under some layouts there is no ``raw`` or no ``final`` table of that name: see StreamPlan.
+    """
 
     raw: Table
     final: Table
@@ -26,7 +38,7 @@ class Target:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """All of them."""
+        """All that there can be."""
         return (self.raw, self.final, *([self.tombstones] if self.tombstones else []))
 
 
@@ -43,6 +55,7 @@ class StreamPlan:
     minimum_generation_id: int | None
     sync_id: int | None
     resumable: bool
+    layout: Layout
     visible: Target
     aside: Target
     staging: Table
@@ -51,6 +64,16 @@ class StreamPlan:
     def label(self) -> str:
         """``namespace.name`` as logs show it."""
         return self.id.name if self.id.namespace is None else f"{self.id.namespace}.{self.id.name}"
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether there is a raw table."""
+        return self.layout.retention != "none"
+
+    @property
+    def has_final(self) -> bool:
+        """Whether there are a final table and what belongs to it."""
+        return not self.layout.raw_only
 
     @property
     def final_columns(self) -> list[str]:
@@ -63,6 +86,7 @@ def plan_streams(
     default_schema: str,
     raw_schema: str,
     recorded: Mapping[tuple[str, str], TableNames],
+    layout: Layout = Layout(),
 ) -> list[StreamPlan]:
     """The plans of ``streams``, in order; ``recorded`` are the names of earlier syncs (naming.table_names).
 
@@ -72,18 +96,22 @@ def plan_streams(
         raise ConfigError("The catalog has no streams.", remedy="Select at least one.")
     names = naming.table_names([configured.id for configured in streams], default_schema, recorded)
     return [
-        _plan(configured, default_schema, raw_schema, tables) for configured, tables in zip(streams, names, strict=True)
+        _plan(configured, default_schema, raw_schema, tables, layout)
+        for configured, tables in zip(streams, names, strict=True)
     ]
 
 
-def _plan(configured: ConfiguredStream, default_schema: str, raw_schema: str, names: TableNames) -> StreamPlan:
+def _plan(
+    configured: ConfiguredStream, default_schema: str, raw_schema: str, names: TableNames, layout: Layout
+) -> StreamPlan:
     _check_generations(configured)
     try:
-        columns = columns_of(configured.stream.properties)
+        columns = () if layout.raw_only else columns_of(configured.stream.properties)
     except ConfigError as error:
         error.stream = configured.id
         raise
-    dedup = _dedup(configured, columns) if configured.destination_sync_mode == "append_dedup" else None
+    is_deduplicated = configured.destination_sync_mode == "append_dedup" and not layout.raw_only
+    dedup = _dedup(configured, columns) if is_deduplicated else None
     buries = dedup is not None and dedup.deleted_at is not None
 
     def own(role: str) -> Table:
@@ -99,6 +127,7 @@ def _plan(configured: ConfiguredStream, default_schema: str, raw_schema: str, na
         minimum_generation_id=configured.minimum_generation_id,
         sync_id=configured.sync_id,
         resumable=bool(configured.stream.is_resumable),
+        layout=layout,
         visible=Target(
             raw=Table(raw_schema, names.raw_table),
             final=Table(names.final_schema, names.final_table),

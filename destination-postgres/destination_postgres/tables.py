@@ -84,6 +84,14 @@ def ensure_key_index(cursor: Cursor, table: Table, key: Sequence[str], stream: S
         cursor.execute(sqlgen.create_index(helper_name("key", table.schema, table.name), table, key))
 
 
+def missing_columns(cursor: Cursor, table: Table, wanted: Iterable[str]) -> list[str]:
+    """Those of the ``wanted`` columns that ``table``, which exists, does not have."""
+    cursor.execute(_RELATION, (table.schema, table.name))
+    cursor.execute(_COLUMNS, (_fetched(cursor)[0],))
+    found = {column for column, _, _ in cursor.fetchall()}
+    return [column for column in wanted if column not in found]
+
+
 def is_filled(cursor: Cursor, table: Table) -> bool:
     """Whether ``table`` has a row."""
     cursor.execute(sqlgen.is_filled(table))

@@ -8,17 +8,20 @@ import pytest
 
 from airbyte_pg.catalog import AirbyteStream, ConfiguredStream
 from airbyte_pg.errors import ConfigError
-from destination_postgres.ledger import Entry, Opening, open_generation
-from destination_postgres.streams import StreamPlan, plan_streams
+from destination_postgres.ledger import Entry, Opening, histories, open_generation
+from destination_postgres.streams import Layout, StreamPlan, plan_streams
 
 NEW = Entry()
+KEEP, TYPED, RAW_ONLY = Layout(), Layout("typed"), Layout(raw_only=True)
 
 
-def plan(mode: str, generation: int | None, minimum: int | None, *, resumable: bool = False) -> StreamPlan:
+def plan(
+    mode: str, generation: int | None, minimum: int | None, *, resumable: bool = False, layout: Layout = KEEP
+) -> StreamPlan:
     stream = AirbyteStream("s", json_schema={"properties": {"id": {"type": "integer"}}}, is_resumable=resumable)
     more: dict[str, Any] = {"destination_sync_mode": mode, "primary_key": [["id"]]}
     ids: dict[str, Any] = {"generation_id": generation, "minimum_generation_id": minimum}
-    return plan_streams([ConfiguredStream(stream, **more, **ids)], "public", "airbyte_internal", {})[0]
+    return plan_streams([ConfiguredStream(stream, **more, **ids)], "public", "airbyte_internal", {}, layout)[0]
 
 
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
@@ -84,3 +87,44 @@ def test_overwrite(
 def test_hybrid_refreshes_are_refused():
     with pytest.raises(ConfigError, match="minimum_generation_id 1 with generation_id 2"):
         plan("append", 2, 1)
+
+
+REPLACED = Opening(2, building=True, aside=True, discard=True)
+RESUMED = Opening(2, building=True, aside=True)
+IN_PLACE = Opening(2, building=True, discard=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "entry", "opening", "wanted"),
+    [
+        (KEEP, NEW, Opening(1), ("whole", None)),
+        (TYPED, NEW, Opening(1), ("partial", None)),
+        (RAW_ONLY, NEW, Opening(1), ("untyped", None)),
+        # What once is not whole does not become so by what is added.
+        (KEEP, Entry(history="partial"), Opening(1), ("partial", None)),
+        (TYPED, Entry(history="whole"), Opening(1), ("partial", None)),
+        (RAW_ONLY, Entry(history="partial"), Opening(1), ("untyped", None)),
+        # But by what replaces it: the visible table keeps its own until then.
+        (KEEP, Entry(history="partial"), REPLACED, ("partial", "whole")),
+        (KEEP, Entry(history="untyped"), REPLACED, ("untyped", "whole")),
+        (KEEP, Entry(history="untyped", building_history="whole"), RESUMED, ("untyped", "whole")),
+        (KEEP, Entry(history="whole", building_history="partial"), RESUMED, ("whole", "partial")),
+        (KEEP, Entry(history="untyped"), IN_PLACE, ("whole", None)),
+        (KEEP, Entry(history="whole", building_history="partial"), Opening(2, adopt=True), ("partial", None)),
+    ],
+)
+def test_what_the_raw_table_holds(layout: Layout, entry: Entry, opening: Opening, wanted: tuple[Any, Any]):
+    assert histories(plan("append", 2, 0, layout=layout), entry, opening) == wanted
+
+
+@pytest.mark.parametrize(
+    ("entry", "opening"),
+    [
+        (Entry(history="untyped"), Opening(1)),
+        (Entry(history="whole", building_history="untyped"), RESUMED),
+        (Entry(history="whole", building_history="untyped"), Opening(2, adopt=True)),
+    ],
+)
+def test_rows_that_were_never_typed_are_not_left_out_of_the_final_table(entry: Entry, opening: Opening):
+    with pytest.raises(ConfigError, match="disable_type_dedupe"):
+        histories(plan("append", 2, 0), entry, opening)

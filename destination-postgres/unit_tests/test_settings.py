@@ -27,7 +27,8 @@ def settings(**more: Any) -> DestinationSettings:
         {},
         {"ssl": False, "ssl_mode": {"mode": "disable"}, "tunnel_method": {"tunnel_method": "NO_TUNNEL"}},
         {"raw_data_schema": "raw", "disable_type_dedupe": False, "drop_cascade": True, "jdbc_url_params": None},
-        {"cdc_deletion_mode": "Hard delete", "unconstrained_number": True, "raw_retention": "keep"},
+        {"cdc_deletion_mode": "Hard delete", "unconstrained_number": True, "raw_retention": "typed"},
+        {"disable_type_dedupe": True, "raw_retention": "keep"},
         {"something_of_a_later_version": {"a": 1}},
     ],
 )
@@ -38,9 +39,8 @@ def test_accepted(more: dict[str, Any]):
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        ({"disable_type_dedupe": True}, "disable_type_dedupe is not supported yet"),
+        ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose rows"),
         ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
-        ({"raw_retention": "none"}, "raw_retention none is not supported yet"),
         ({"unconstrained_number": False}, "unconstrained_number false is not supported yet"),
         ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "SSH tunnels are not supported yet"),
     ],
