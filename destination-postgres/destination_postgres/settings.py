@@ -115,6 +115,6 @@ class DestinationSettings(ConnectionSettings):
                 raise ConfigError(f"{option} is not supported yet.", remedy="Leave the option out.")
         if self.disable_type_dedupe and self.raw_retention != "keep":
             raise ConfigError(
-                f"disable_type_dedupe with raw_retention {self.raw_retention} would lose rows.",
+                f"disable_type_dedupe with raw_retention {self.raw_retention} would lose every row.",
                 remedy="Leave one of the two out.",
             )

@@ -39,7 +39,7 @@ def test_accepted(more: dict[str, Any]):
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose rows"),
+        ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
         ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
         ({"unconstrained_number": False}, "unconstrained_number false is not supported yet"),
         ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "SSH tunnels are not supported yet"),

@@ -109,7 +109,7 @@ def test_a_wrong_password_is_shown_nowhere(destination_db):
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"disable_type_dedupe": True}, "disable_type_dedupe is not supported yet"),
+        ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
         ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
         ({"port": "x"}, "port"),
         ({"database": "nowhere_to_be_found"}, "does not exist"),
