@@ -97,8 +97,9 @@ def kind_of(schema: object) -> Kind:
         return Kind.UNKNOWN
     named = schema.get("type")
     if named is None:
-        # A oneOf without a type becomes jsonb, too.
-        return Kind.OBJECT if "properties" in schema else Kind.UNKNOWN
+        # A oneOf may be anything, also where it shares some properties.
+        is_object = schema.get("properties") is not None and schema.get("oneOf") is None
+        return Kind.OBJECT if is_object else Kind.UNKNOWN
     if isinstance(named, list):
         kinds = {_kind_of_one(one, schema) for one in named if one != "null" and isinstance(one, str)}
         return next((kind for kind in _UNION_ORDER if kind in kinds), Kind.UNKNOWN)

@@ -1,19 +1,22 @@
-"""``make bench``: the narrow table through the source, and through the pair, next to PostgreSQL's own tools."""
+"""``make bench``: the source, the pair and the destination, each next to PostgreSQL's own tools."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import platform
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from integration_tests.bench.measure import Row, side_by_side, table
-from integration_tests.bench.workloads import Bench
+from integration_tests.bench.destination import DestinationBench
+from integration_tests.bench.ground import Ground
+from integration_tests.bench.measure import Measured, Row, side_by_side, table
+from integration_tests.bench.pair import PairBench
+from integration_tests.bench.source import SourceBench
 from integration_tests.support.pgserver import Cluster, embedded
 
 SETTINGS = {
@@ -22,6 +25,38 @@ SETTINGS = {
     "checkpoint_timeout": "30min",
     "wal_retrieve_retry_interval": "100ms",
 }
+# A wide row is as large as so many narrow ones.
+WIDE_FACTOR = 5
+BAD_ROWS = 200_000
+
+
+class Report:
+    """Measures what is asked for; a line is printed as each is done."""
+
+    def __init__(self, repeat: int, only: str) -> None:
+        self.rows: list[Row] = []
+        self._repeat = repeat
+        self._only = only
+
+    def wants(self, *names: str) -> bool:
+        """Whether any of these measurements is asked for."""
+        return any(name.startswith(self._only) for name in names)
+
+    def add(
+        self,
+        name: str,
+        yardstick: str,
+        count: int,
+        size_mb: float,
+        ours: Callable[[], Measured],
+        theirs: Callable[[], Measured],
+    ) -> None:
+        """Measure ``ours`` and ``theirs`` in turn, if it is asked for."""
+        if not self.wants(name):
+            return
+        row = side_by_side(name, yardstick, count, size_mb, ours, theirs, self._repeat)
+        self.rows.append(row)
+        print(f"  {name}: {row.ours_per_s:,.0f} rows/s, {row.ratio:.2f} of {yardstick}", flush=True)
 
 
 def main() -> None:
@@ -30,61 +65,77 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
     parser.add_argument("--changes", type=int, default=300_000, help="changes of a backlog")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each, ours and the yardstick in turn")
-    parser.add_argument("--only", default="", help="run only work whose name begins so (snapshot, changes, pair, ...)")
+    parser.add_argument(
+        "--only", default="", help="only work whose name begins so: snapshot, changes, pair, destination"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     with (
+        tempfile.TemporaryDirectory(prefix="airbyte-pg-bench-") as files,
         Cluster(embedded(16), settings=SETTINGS, durable=True) as source,
         Cluster(embedded(18), settings=SETTINGS, durable=True) as destination,
     ):
         print(f"PostgreSQL {source.major} to {destination.major}, Python {platform.python_version()}; making the table")
-        bench = Bench(source, destination, arguments.rows, arguments.changes)
-        rows = work(bench, arguments.repeat, arguments.only)
-    print(table(rows))
+        ground = Ground(source, destination, Path(files), arguments.rows, arguments.changes)
+        report = Report(arguments.repeat, arguments.only)
+        measure_tables(ground, report)
+        for kind in ("inserts", "updates", "one transaction"):
+            measure_backlog(ground, report, kind)
+    print(table(report.rows))
     directory = Path("bench-results")
     directory.mkdir(exist_ok=True)
-    (directory / "bench.json").write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n")
+    (directory / "bench.json").write_text(json.dumps([row.as_json() for row in report.rows], indent=2) + "\n")
 
 
-def work(bench: Bench, repeat: int, only: str) -> list[Row]:
-    """Every measurement in turn; a line is printed as each is done."""
-    rows: list[Row] = []
-    size_mb = bench.size_mb
-    changed_mb = size_mb / bench.rows * bench.changes
-
-    def add(name: str, yardstick: str, count: int, size: float, ours, theirs) -> None:
-        if name.startswith(only):
-            rows.append(side_by_side(name, yardstick, count, size, ours, theirs, repeat))
-            print(f"  {name}: {rows[-1].ours_per_s:,.0f} rows/s, {rows[-1].ratio:.2f} of {yardstick}", flush=True)
-
-    add("snapshot", "psql COPY TO STDOUT", bench.rows, size_mb, bench.snapshot, bench.copy_out)
-    add("pair, snapshot, append", "psql COPY to psql COPY", bench.rows, size_mb, bench.pair_snapshot, bench.copy_across)
-    for kind in ("inserts", "updates", "one transaction"):
-        if not any(name.startswith(only) for name in (f"changes, {kind}", f"pair, {kind}, dedup")):
+def measure_tables(ground: Ground, report: Report) -> None:
+    """Whole tables: read, moved, appended."""
+    source, pair, destination = SourceBench(ground), PairBench(ground), DestinationBench(ground)
+    size_mb = ground.size_mb()
+    report.add("snapshot", "psql COPY TO STDOUT", ground.rows, size_mb, source.snapshot, source.copy_out)
+    copy = "psql COPY to psql COPY"
+    report.add("pair, snapshot, append", copy, ground.rows, size_mb, pair.snapshot, pair.copy_across)
+    for name, rows in (("narrow", ground.rows), ("wide", ground.rows // WIDE_FACTOR)):
+        both, alone, bad = (f"destination, {name}{more}" for more in ("", ", no raw", ", bad values"))
+        if not report.wants(both, alone, bad):
             continue
-        if not only.startswith("changes"):
-            bench.load_destination()
-        bench.make_backlog(kind)
-        for transport in ("auto", "stream", "bulk"):
-            read = functools.partial(bench.changes_by, transport)
-            add(f"changes, {kind}, {transport}", "pg_recvlogical", bench.changes, changed_mb, read, bench.recvlogical)
-        if f"changes, {kind}".startswith(only):
-            ways: dict[str, Callable[[], object]] = {"pg_recvlogical": bench.recvlogical}
-            ways |= {way: functools.partial(bench.changes_by, way) for way in ("stream", "bulk")}
-            for way, run in ways.items():
-                seconds = bench.server_cpu(run) / bench.changes * 1e6
-                print(f"    CPU of the server, {way}: {seconds:.2f} us a change", flush=True)
-        if kind == "one transaction":
-            continue
-        add(
-            f"pair, {kind}, dedup",
-            "native subscription",
-            bench.changes,
-            changed_mb,
-            bench.pair_stream,
-            bench.subscription,
-        )
-    return rows
+        if name == "wide":
+            ground.make_wide(rows)
+        destination.record(name)
+        size_mb = ground.size_mb(name)
+        append, copy_in = partial(destination.append, name), partial(destination.copy_in, name)
+        report.add(both, "psql COPY raw, COPY final", rows, size_mb, append, partial(copy_in, "raw", "final"))
+        if destination.supports(raw_retention="none"):
+            append = partial(destination.append, name, raw_retention="none")
+            report.add(alone, "psql COPY final", rows, size_mb, append, partial(copy_in, "final"))
+        if name == "narrow" and report.wants(bad):
+            count = min(rows, BAD_ROWS)
+            destination.spoil(count)
+            size_mb *= count / rows
+            append, good = (partial(destination.append, name, lines) for lines in ("bad.jsonl", "good.jsonl"))
+            report.add(bad, "ours, good values", count, size_mb, append, good)
+    # A subscription would ask for it, too.
+    ground.source.execute("drop table if exists wide")
+
+
+def measure_backlog(ground: Ground, report: Report, kind: str) -> None:
+    """A backlog of changes: read, moved, applied."""
+    source, pair, destination = SourceBench(ground), PairBench(ground), DestinationBench(ground)
+    read, moved, applied = f"changes, {kind}", f"pair, {kind}, dedup", f"destination, {kind}, dedup"
+    if not report.wants(read, *([moved, applied] if kind != "one transaction" else [])):
+        return
+    if report.wants(moved):
+        pair.load()
+    ground.make_backlog(kind)
+    count, size_mb = ground.changes, ground.size_mb() / ground.rows * ground.changes
+    for transport in ("auto", "stream", "bulk"):
+        changes = partial(source.changes_by, transport)
+        report.add(f"{read}, {transport}", "pg_recvlogical", count, size_mb, changes, source.recvlogical)
+    if kind == "one transaction":
+        return
+    report.add(moved, "native subscription", count, size_mb, pair.changes, pair.subscription)
+    if report.wants(applied):
+        destination.record_changes()
+        report.add(applied, "native subscription", count, size_mb, destination.changes, pair.subscription)
 
 
 if __name__ == "__main__":
