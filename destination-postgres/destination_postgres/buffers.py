@@ -9,7 +9,7 @@ from destination_postgres.inbox import Record
 from destination_postgres.rowcode import Encoded
 
 _STREAM_BYTES = 64 << 10
-_MANY_STREAMS = 4
+_MANY_STREAMS = 2
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Limits:
 
     ``size_bytes`` counts raw and final rows together. One batch may be on its way to the server while the next is
     filled; batches larger than the default gained 5 % at most when measured. But each stream in a batch costs some
-    round trips, so a batch of many streams may be larger, up to four times. ``age_s``: rows of a slow stream become
+    round trips, so a batch of many streams may be twice as large. ``age_s``: rows of a slow stream become
     visible this long after they came.
     """
 

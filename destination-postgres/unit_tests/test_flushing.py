@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
+from msgspec import Raw
 
 from airbyte_pg.errors import ConnectorError, StreamName, SystemFault, TransientError
 from destination_postgres.buffers import Batch, Limits
 from destination_postgres.columns import columns_of
 from destination_postgres.flusher import Flusher
-from destination_postgres.inbox import Inbox
+from destination_postgres.inbox import Inbox, Record
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.rowcode import Encoded, RowEncoder
 from destination_postgres.writer import Writer
@@ -47,6 +48,31 @@ def test_a_batch_becomes_due_with_age():
     assert batch.is_due(100.0 + LIMITS.age_s, at_state=True)
     assert not batch.is_due(100.0 + LIMITS.age_s, at_state=False)
     assert batch.is_due(100.0 + 2 * LIMITS.age_s, at_state=False)
+
+
+def test_rows_count_as_well():
+    batch = Batch(Limits(row_count=2))
+    for due_at_state, due in ((False, False), (True, False), (True, False), (True, True)):
+        batch.add(USERS, rows(1), 0.0)
+        assert batch.is_due(0.0, at_state=True) is due_at_state
+        assert batch.is_due(0.0, at_state=False) is due
+
+
+def test_what_is_kept_for_the_server_to_refuse_counts_as_well():
+    batch = Batch(LIMITS)
+    one = Record("users", Raw(b"{}"), 0)
+    batch.add(USERS, Encoded(b"", b"x", 1, LIMITS.size_bytes, [one]), 0.0)
+    assert batch.streams[USERS].records == [one]
+    assert batch.is_due(0.0, at_state=True)
+
+
+def test_a_batch_of_many_streams_may_be_twice_as_large():
+    batch = Batch(LIMITS)
+    for number in range(1000):
+        batch.add(StreamName("public", str(number)), rows(LIMITS.size_bytes // 500 - 100), 0.0)
+        assert not batch.is_due(0.0, at_state=False)
+    batch.add(USERS, rows(200_000), 0.0)
+    assert batch.is_due(0.0, at_state=True)
 
 
 def test_large_states_count_as_well():
