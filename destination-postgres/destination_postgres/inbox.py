@@ -116,7 +116,7 @@ class Inbox:
             # The middle of a long line: joined once, when it ends.
             self._parts.append(chunk)
             return b""
-        lines = b"".join([*self._parts, chunk[:end]])
+        lines = b"".join([*self._parts, memoryview(chunk)[:end]])
         self._parts = [chunk[end:]] if end < len(chunk) else []
         return lines
 

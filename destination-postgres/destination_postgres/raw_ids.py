@@ -8,11 +8,8 @@ from __future__ import annotations
 import secrets
 import time
 
-from destination_postgres import rawrow
-
-# Every value of the last four hexadecimal digits, so that an id is one concatenation.
-_LAST_DIGITS = tuple(f"{number:04x}" for number in range(1 << 16))
-_LAST_BYTES = tuple(digits.encode() for digits in _LAST_DIGITS)
+# Every value of the last two hexadecimal digits, so that an id is one concatenation.
+_LAST_DIGITS = tuple(f"{number:02x}" for number in range(1 << 8))
 _COUNTER_LIMIT = 1 << 32
 
 
@@ -28,8 +25,8 @@ class RawIds:
         self._count = _COUNTER_LIMIT
         self._random = ""
 
-    def take(self, count: int) -> tuple[list[str], list[bytes]]:
-        """``count`` new ids in rising order, as text and as the beginnings of rows in the raw table."""
+    def take(self, count: int) -> list[str]:
+        """``count`` new ids in rising order."""
         # The clock may be set back; the ids' order may not.
         now_ms = max(time.time_ns() // 1_000_000, self._last_ms)
         if self._count + count > _COUNTER_LIMIT:
@@ -39,17 +36,14 @@ class RawIds:
         stamp = f"{now_ms:012x}"
         head = f"{stamp[:8]}-{stamp[8:]}-{self._random}"
         ids: list[str] = []
-        row_heads: list[bytes] = []
         while count:
-            high, low = divmod(self._count, 1 << 16)
+            high, low = divmod(self._count, len(_LAST_DIGITS))
             digits = _LAST_DIGITS[low : low + count]
-            prefix = f"{head}{high:04x}"
+            prefix = f"{head}{high:06x}"
             ids += [prefix + last for last in digits]
-            head_prefix = rawrow.ROW_HEAD + prefix.encode()
-            row_heads += [head_prefix + last for last in _LAST_BYTES[low : low + count]]
             self._count += len(digits)
             count -= len(digits)
-        return ids, row_heads
+        return ids
 
     def _draw(self) -> None:
         bits = f"{secrets.randbits(42):011x}"

@@ -8,8 +8,9 @@ which has each value judged by itself (exact.py) and writes what was refused int
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -24,12 +25,16 @@ from destination_postgres.rawrow import Retention
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
-# (record, its decoded data or None, raw id, beginning of the raw row with that id, ends of the final and the raw row)
-Item = tuple[Record, Any, str, bytes, tuple[str, bytes]]
-# What is done with a record that has to be looked at: it, its raw id, beginning of the raw row.
-Odd = Callable[[Record, str, bytes], None]
+# (record, its decoded data or None, raw id, ends of the final and the raw row)
+Item = tuple[Record, Any, str, tuple[str, bytes]]
+# What is done with a record that has to be looked at, and its raw id.
+Odd = Callable[[Record, str], None]
 # What the raw table's rows are joined from: record.data goes in as the slice of the input that it is.
 Pieces = list[bytes | Raw]
+# A backslash that is not in front of a quote: what it escapes, if not this, is another one.
+_OTHER_ESCAPE = re.compile(rb'\\[^"]')
+# Which escapes the strings of some data have. A string in which only quotes are has nothing that COPY needs escaped.
+Escapes = Literal["none", "quotes", "any"]
 RowCode = Callable[[Iterable[Item], Odd, Pieces, list[str]], None]
 
 
@@ -79,7 +84,7 @@ class RowEncoder:
         moments_type = None if row_type is None else _moments_type(columns)
         self._moments = None if moments_type is None else msgspec.json.Decoder(moments_type)
         # Compiled when it is first needed: a catalog may have a thousand streams, most of them idle.
-        self._codes: dict[tuple[bool, bool], RowCode] = {}
+        self._codes: dict[tuple[Escapes, bool], RowCode] = {}
 
     def encode(self, records: Sequence[Record], loaded_ms: int) -> Encoded:
         """The rows of ``records``, in order; ``loaded_ms``: now, in milliseconds since 1970.
@@ -93,15 +98,15 @@ class RowEncoder:
             raise broken_record(self._stream)
         data_bytes = len(joined) - len(records) + 1
         rows = self._decoded(records, joined)
-        code = self._code(escaping=b"\\" in joined, moments_known=self._has_ordinary_moments(joined))
+        code = self._code(_escapes(joined), moments_known=self._has_ordinary_moments(joined))
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
-        items = zip(records, rows, *self._ids.take(len(records)), self._ends(records, loaded_ms), strict=True)
+        items = zip(records, rows, self._ids.take(len(records)), self._ends(records, loaded_ms), strict=True)
         raw: Pieces = []
         final: list[str] = []
 
-        def odd(record: Record, raw_id: str, row_head: bytes) -> None:
-            raw_pieces, final_line = self._exact(record, raw_id, row_head, loaded_ms)
+        def odd(record: Record, raw_id: str) -> None:
+            raw_pieces, final_line = self._exact(record, raw_id, loaded_ms)
             raw.extend(raw_pieces)
             final.append(final_line)
 
@@ -112,12 +117,12 @@ class RowEncoder:
         kept = records if self._retention == "typed" else ()
         return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, kept)
 
-    def _code(self, *, escaping: bool, moments_known: bool) -> RowCode:
-        code = self._codes.get((escaping, moments_known))
+    def _code(self, escapes: Escapes, *, moments_known: bool) -> RowCode:
+        code = self._codes.get((escapes, moments_known))
         if code is None:
             parts = {"raw": self._retention == "keep", "final": not self._raw_only}
-            source = source_of(self._columns, escaping=escaping, moments_known=moments_known, **parts)
-            code = self._codes[escaping, moments_known] = _compiled(source)
+            source = source_of(self._columns, escapes, moments_known=moments_known, **parts)
+            code = self._codes[escapes, moments_known] = _compiled(source)
         return code
 
     def _has_ordinary_moments(self, joined: bytes) -> bool:
@@ -178,7 +183,7 @@ class RowEncoder:
         # The C library does not pad years before 1000.
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f+00").rjust(len("0000-00-00 00:00:00.000000+00"), "0")
 
-    def _exact(self, record: Record, raw_id: str, row_head: bytes, loaded_ms: int) -> tuple[Pieces, str]:
+    def _exact(self, record: Record, raw_id: str, loaded_ms: int) -> tuple[Pieces, str]:
         """The raw and the final row of one record, each value judged by itself; empty where it gets none."""
         judged = self._judge.judge(record)
         meta = self._meta_text([*judged.nulled, *judged.own_changes])
@@ -189,11 +194,18 @@ class RowEncoder:
         typed_ms = None if self._raw_only else loaded_ms
         raw_tail = rawrow.tail(typed_ms, self._meta_text(judged.own_changes), self._generation)
         data_head = rawrow.data_head(len(judged.data) + 1, 1)
-        raw_row: Pieces = [row_head, data_head, judged.data, rawrow.moment(record.emitted_at), raw_tail]
+        extracted_at = rawrow.moment(record.emitted_at)
+        raw_row: Pieces = [rawrow.ROW_HEAD, raw_id.encode(), data_head, judged.data, extracted_at, raw_tail]
         return raw_row, final_row
 
     def _meta_text(self, changes: Sequence[str]) -> str:
         return f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'
+
+
+def _escapes(joined: bytes) -> Escapes:
+    if b"\\" not in joined:
+        return "none"
+    return "any" if _OTHER_ESCAPE.search(joined) else "quotes"
 
 
 def is_utf8(text: bytes) -> bool:
@@ -239,7 +251,7 @@ def _moments_type(columns: Sequence[Column]) -> type[msgspec.Struct] | None:
 
 # How a value is taken from the row, by kind; {v} is the variable, {f} the field. What is not known to be right is sent
 # to the exact judge (values.py), and what that refuses makes the row an odd one.
-_ODD = "odd(record, raw_id, row_head); continue"
+_ODD = "odd(record, raw_id); continue"
 _JUDGED = f"""\
         {{v}} = {{judge}}({{v}})
         if {{v}} is None: {_ODD}"""
@@ -272,7 +284,7 @@ _TAKE_UNKNOWN = """\
 
 # Right without a closer look. JSON numbers have no leading zeros, and 18 digits are within bigint.
 _USUAL = {
-    Kind.INTEGER: "{v}.isdigit() and len({v}) < 19",
+    Kind.INTEGER: '({v}.isdigit() or {v}[1:].isdigit() and {v}[0] == "-") and len({v}) < 19',
     Kind.NUMBER: '"-" <= {v} < ":" and len({v}) < 1000 and "e" not in {v} and "E" not in {v}',
     Kind.DATE: "{v} in DATES",
     Kind.TIME: "False",
@@ -291,35 +303,35 @@ _USUAL_IF_KNOWN = {
 
 
 def source_of(
-    columns: Sequence[Column], *, escaping: bool, moments_known: bool = False, raw: bool = True, final: bool = True
+    columns: Sequence[Column], escapes: Escapes, *, moments_known: bool = False, raw: bool = True, final: bool = True
 ) -> str:
     """The generated function.
 
-    ``escaping``: for rows whose data has backslashes; ``moments_known``: whose timestamps are of the calendar; ``raw``,
-    ``final``: which rows it makes.
+    ``escapes``: which ones the data of the rows has; ``moments_known``: whether its timestamps are of the calendar;
+    ``raw``, ``final``: which rows it makes.
     """
     usual = _USUAL_IF_KNOWN if moments_known else _USUAL
     lines = [
         "def rows(items, odd, raw, final):",
         "  put_raw, put_final = raw.extend, final.append",
-        "  for record, row, raw_id, row_head, (final_end, raw_end) in items:",
+        "  for record, row, raw_id, (final_end, raw_end) in items:",
         f"    if row is None or (record.meta and record.meta not in EMPTY_METAS): {_ODD}",
     ]
     if final:
         for index, column in enumerate(columns):
-            lines.append(_taken(column.kind, f"v{index}", f"f{index}", usual, escaping=escaping))
+            lines.append(_taken(column.kind, f"v{index}", f"f{index}", usual, escapes))
         cells = "".join(f"{{v{index}}}\\t" for index in range(len(columns)))
         lines.append(f'    put_final(f"{cells}{{raw_id}}{{final_end}}")')
     if raw:
         lines.append("    data = record.data")
-        lines.append("    put_raw((row_head, DATA_HEAD(len(data) + 1, 1), data, raw_end))")
+        lines.append("    put_raw((ROW_HEAD, raw_id.encode(), DATA_HEAD(len(data) + 1, 1), data, raw_end))")
     return "\n".join(lines) + "\n"
 
 
-def _taken(kind: Kind, variable: str, field: str, usual: Mapping[Kind, str], *, escaping: bool) -> str:
-    escaped = '.replace("\\\\", "\\\\\\\\")' if escaping else ""
+def _taken(kind: Kind, variable: str, field: str, usual: Mapping[Kind, str], escapes: Escapes) -> str:
+    escaped = "" if escapes == "none" else '.replace("\\\\", "\\\\\\\\")'
     if kind is Kind.STRING:
-        return (_TAKE_ESCAPED_STRING if escaping else _TAKE_STRING).format(v=variable, f=field)
+        return (_TAKE_ESCAPED_STRING if escapes == "any" else _TAKE_STRING).format(v=variable, f=field)
     if kind is Kind.BOOLEAN:
         return _TAKE_BOOLEAN.format(v=variable, f=field)
     if kind in (Kind.OBJECT, Kind.ARRAY):
@@ -337,6 +349,7 @@ def _compiled(source: str) -> RowCode:
         "UNSET": UNSET,
         "EMPTY_METAS": EMPTY_METAS,
         "ESCAPED": copy_escaped,
+        "ROW_HEAD": rawrow.ROW_HEAD,
         "DATA_HEAD": rawrow.data_head,
         "BOOLEANS": {True: "t", False: "f", None: NULL},
         "DATES": values.KNOWN_DATES,

@@ -7,13 +7,12 @@ import uuid
 
 import pytest
 
-from destination_postgres import rawrow
 from destination_postgres.raw_ids import RawIds
 
 
 def test_ids_are_uuids_of_version_7_in_rising_order():
     ids = RawIds()
-    taken = [one for count in (1, 70_000, 0, 65_535, 2, 3) for one in ids.take(count)[0]]
+    taken = [one for count in (1, 70_000, 0, 65_535, 2, 3) for one in ids.take(count)]
     assert len(taken) == 135_541
     assert taken == sorted(taken)
     assert len(set(taken)) == len(taken)
@@ -24,22 +23,17 @@ def test_ids_are_uuids_of_version_7_in_rising_order():
 
 def test_order_outlives_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch):
     ids = RawIds()
-    before = ids.take(2)[0]
+    before = ids.take(2)
     monkeypatch.setattr(time, "time_ns", lambda: 1)
-    assert before + (after := ids.take(2)[0]) == sorted(before + after)
+    assert before + (after := ids.take(2)) == sorted(before + after)
 
 
 def test_a_used_up_counter_begins_anew_in_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("destination_postgres.raw_ids._COUNTER_LIMIT", 10)
     ids = RawIds()
-    taken = [one for _ in range(3) for one in ids.take(6)[0]]
+    taken = [one for _ in range(3) for one in ids.take(6)]
     assert taken == sorted(set(taken))
 
 
 def test_two_processes_do_not_share_ids():
-    assert not set(RawIds().take(1000)[0]) & set(RawIds().take(1000)[0])
-
-
-def test_the_raw_row_begins_with_the_same_id():
-    ids, row_heads = RawIds().take(70_000)
-    assert row_heads == [rawrow.ROW_HEAD + one.encode() for one in ids]
+    assert not set(RawIds().take(1000)) & set(RawIds().take(1000))
