@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -51,18 +52,22 @@ class RowEncoder:
         generation_id: int | None,
         sync_id: int | None,
         numeric_infinity: bool = True,
+        judged: bool = True,
     ) -> None:
-        """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later)."""
+        """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later).
+
+        Without ``judged`` ranges and the calendar are left to the server, which comes to the same rows.
+        """
         self._stream = stream
-        self._judge = Judge(stream, columns, numeric_infinity=numeric_infinity)
+        self._judge = Judge(stream, columns, numeric_infinity=numeric_infinity, judged=judged)
         self._ids = ids
         self._generation = generation_id
         self._generation_text = NULL if generation_id is None else str(generation_id)
         self._sync_id = "null" if sync_id is None else str(sync_id)
         row_type = _row_type(columns)
         self._decoder = None if row_type is None else msgspec.json.Decoder(row_type)
-        self._plain = _compiled(columns, escaping=False)
-        self._escaping = _compiled(columns, escaping=True)
+        self._plain = _compiled(columns, escaping=False, judged=judged)
+        self._escaping = _compiled(columns, escaping=True, judged=judged)
 
     def encode(self, records: Sequence[Record], loaded_ms: int) -> Encoded:
         """The rows of ``records``, in order; ``loaded_ms``: now, in milliseconds since 1970.
@@ -101,7 +106,7 @@ class RowEncoder:
         if b"\\u0000" not in joined:
             try:
                 rows = self._decoder.decode_lines(joined)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass
             else:
                 if len(rows) == len(records):
@@ -113,7 +118,7 @@ class RowEncoder:
             return None
         try:
             return self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     def _ends(self, records: Iterable[Record], loaded_ms: int) -> Iterator[tuple[str, bytes]]:
@@ -261,7 +266,8 @@ def _taken(kind: Kind, variable: str, field: str, *, escaping: bool) -> str:
     return template.format(v=variable, f=field, usual=_USUAL[kind].format(v=variable), judge=f"JUDGE_{kind.name}")
 
 
-def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
+def _compiled(columns: Sequence[Column], *, escaping: bool, judged: bool) -> RowCode:
+    judges = values.TEXTS.items()
     scope: dict[str, Any] = {
         "NULL": NULL,
         "UNSET": UNSET,
@@ -271,7 +277,7 @@ def _compiled(columns: Sequence[Column], *, escaping: bool) -> RowCode:
         "BOOLEANS": {True: "t", False: "f", None: NULL},
         "DATES": values.KNOWN_DATES,
         "USUAL_TAIL": values.USUAL_TAIL.fullmatch,
-        **{f"JUDGE_{kind.name}": judge for kind, judge in values.TEXTS.items()},
+        **{f"JUDGE_{kind.name}": judge if judged else partial(judge, judged=False) for kind, judge in judges},
     }
     # The source holds no name or value from outside: fields are numbered.
     exec(compile(source_of(columns, escaping=escaping), "<rows>", "exec"), scope)  # noqa: S102
