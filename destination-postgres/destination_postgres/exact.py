@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
-from destination_postgres import values
+from destination_postgres import changes, jsontext, values
 from destination_postgres.columns import Column, Kind
 from destination_postgres.inbox import Record, repair_escapes
 
@@ -39,20 +39,26 @@ class _Meta(msgspec.Struct):
     changes: list[Raw] | None = None
 
 
-_decode_data = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_meta = msgspec.json.Decoder(_Meta).decode
 
 
 class Judge:
     """Judges the records of one stream."""
 
-    def __init__(self, stream: StreamName, columns: Sequence[Column], *, numeric_infinity: bool) -> None:
-        """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later)."""
+    def __init__(
+        self, stream: StreamName, columns: Sequence[Column], *, numeric_infinity: bool, judged: bool = True
+    ) -> None:
+        """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later).
+
+        Without ``judged`` ranges and the calendar are left to the server, which comes to the same.
+        """
         self._stream = stream
         # As they are in data without the NUL characters that are removed from it.
         self._fields = [(column.field.replace("\0", ""), column.kind) for column in columns]
-        self._nulled = [_nulled(column.field) for column in columns]
-        self._numeric_infinity = numeric_infinity
+        self._unfit = [changes.nulled(column.field, changes.TYPECAST).json().decode() for column in columns]
+        self._too_long = [changes.nulled(column.field, changes.FIELD_SIZE).json().decode() for column in columns]
+        self._numeric_infinity = numeric_infinity or not judged
+        self._judged = judged
 
     def judge(self, record: Record) -> Judged:
         """Every value of ``record``. Raises SystemFault if its data or meta is no JSON object in UTF-8."""
@@ -60,14 +66,14 @@ class Judge:
         if b"\\" in data:
             data = repair_escapes(data, drop_nul=True)
         try:
-            fields = _decode_data(data)
+            fields = jsontext.members(data)
             own_changes = self._own_changes(record)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # From None: the decoder's text may quote the data.
             raise broken_record(self._stream) from None
         cells: list[str] = []
-        changes: list[str] = []
-        for (field, kind), nulled in zip(self._fields, self._nulled, strict=True):
+        nulled: list[str] = []
+        for (field, kind), unfit, too_long in zip(self._fields, self._unfit, self._too_long, strict=True):
             value = fields.get(field)
             text = "null" if value is None else str(value, "utf-8")
             if value is None or (text == "null" and kind is not Kind.UNKNOWN):
@@ -75,12 +81,12 @@ class Judge:
                 continue
             fitting = self._fitting(kind, text)
             if fitting is None:
-                changes.append(nulled)
+                nulled.append(too_long if kind is Kind.NUMBER and values.is_number(text) else unfit)
             cells.append(NULL if fitting is None else copy_escaped(fitting))
-        return Judged(data, cells, changes, own_changes)
+        return Judged(data, cells, nulled, own_changes)
 
     def _fitting(self, kind: Kind, text: str) -> str | None:
-        fitting = values.from_json(kind, text)
+        fitting = values.from_json(kind, text, judged=self._judged)
         if kind is Kind.NUMBER and fitting is not None and not self._numeric_infinity and "inf" in fitting.lower():
             return None
         return fitting
@@ -100,9 +106,3 @@ def broken_record(stream: StreamName) -> SystemFault:
 def copy_escaped(text: str) -> str:
     """``text`` as a value in COPY's text format. str.translate is five to twelve times as slow."""
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _nulled(field: str) -> str:
-    # jsonb cannot hold the character that a field's name may have.
-    named = msgspec.json.encode(field.replace("\0", "")).decode()
-    return f'{{"field":{named},"change":"NULLED","reason":"DESTINATION_TYPECAST_ERROR"}}'

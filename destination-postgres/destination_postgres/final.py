@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
@@ -12,6 +12,7 @@ from airbyte_pg.sql import text
 from destination_postgres import sqlgen
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
+from destination_postgres.finalparts import FinalRows
 from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
@@ -55,13 +56,13 @@ def close_staging(cursor: Cursor, plan: StreamPlan) -> None:
     cursor.execute(sqlgen.drop_tables([plan.staging]))
 
 
-def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Iterable[bytes]) -> None:
+def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[bytes]) -> None:
     """Bring rows given as COPY text into the final table of ``target``."""
     if plan.dedup is None:
-        copy_in(cursor, target.final, plan.final_columns, chunks, plan.id)
+        copy_in(cursor, target.final, FinalRows(plan.columns), chunks, plan.id)
         return
     cursor.execute(sqlgen.truncate(plan.staging))
-    copy_in(cursor, plan.staging, plan.final_columns, chunks, plan.id)
+    copy_in(cursor, plan.staging, FinalRows(plan.columns), chunks, plan.id)
     _merge(cursor, plan, plan.dedup, plan.staging, target)
 
 

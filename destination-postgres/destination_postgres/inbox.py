@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from airbyte_pg.errors import SystemFault, TransientError
+from destination_postgres import jsontext
 
 # As much as a pipe can hold (/proc/sys/fs/pipe-max-size): fewer, larger chunks to decode.
 CHUNK_BYTES = 1 << 20
@@ -160,9 +161,7 @@ class Inbox:
     def _parse_one(self, text: bytes, *, last: bool) -> Message:
         try:
             return _decoder.decode(text)
-        except RecursionError:
-            raise SystemFault("A line of the input is nested too deep.", detail=f"line {self._lines_read}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             repaired = _repaired(text)
         if repaired is not None:
             return repaired
@@ -194,12 +193,19 @@ def _repaired(text: bytes) -> Message | None:
     message: Message | None
     for candidate in (text, repair_escapes(text, drop_nul=False)):
         try:
-            message = _decoder.decode(candidate)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            message = _loosely(candidate)
+            message = _decoded(candidate)
+        except RecursionError:
+            message = _deeply(candidate)
         if message is not None:
             return message if candidate is text or message.type == "RECORD" else None
     return None
+
+
+def _decoded(text: bytes) -> Message | None:
+    try:
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _loosely(text)
 
 
 def _loosely(text: bytes) -> Message | None:
@@ -211,3 +217,19 @@ def _loosely(text: bytes) -> Message | None:
     if kind is None or bytes(kind) != b'"RECORD"' or not record.emitted_at.is_integer():
         return None
     return Message("RECORD", Record(record.stream, record.data, int(record.emitted_at), record.namespace, record.meta))
+
+
+def _deeply(text: bytes) -> Message | None:
+    """A RECORD whose data is nested deeper than the decoder goes: decoded without its data, which is put in again."""
+    try:
+        members = jsontext.members(text)
+        record = jsontext.members(bytes(members.get("record", _MISSING)))
+        data = record.pop("data")
+        shallow = msgspec.json.encode({**members, "record": {**record, "data": {}}})
+        message = _decoded(shallow)
+    except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if message is None or message.record is None or message.type != "RECORD":
+        return None
+    message.record.data = data
+    return message

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import StreamName
-from destination_postgres import rawrow, sqlgen
+from destination_postgres import sqlgen
 from destination_postgres.columns import RAW_TYPES
 from destination_postgres.copyin import copy_in
+from destination_postgres.rawparts import RawRows
 from destination_postgres.sqlgen import Table
 from destination_postgres.tables import ensure_table
 
@@ -22,9 +22,9 @@ def ensure(cursor: Cursor, table: Table, stream: StreamName) -> None:
     ensure_table(cursor, table, RAW_TYPES, stream=stream)
 
 
-def load(cursor: Cursor, table: Table, chunks: Iterable[bytes], stream: StreamName) -> None:
+def load(cursor: Cursor, table: Table, chunks: Sequence[bytes], stream: StreamName) -> None:
     """Add rows given in COPY's binary format, without its header and trailer."""
-    copy_in(cursor, table, COLUMNS, itertools.chain([rawrow.HEADER], chunks, [rawrow.TRAILER]), stream, binary=True)
+    copy_in(cursor, table, RawRows(), chunks, stream)
 
 
 def move(cursor: Cursor, origin: Table, target: Table) -> None:

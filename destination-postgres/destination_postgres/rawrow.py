@@ -14,7 +14,10 @@ PostgreSQL documentation, COPY, Binary Format. The columns are columns.RAW_TYPES
 from __future__ import annotations
 
 import struct
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from msgspec import Raw
 
 # Which rows a raw table keeps: all; those whose final row has a value that was not taken over; it does not exist.
 Retention = Literal["keep", "typed", "none"]
@@ -30,6 +33,20 @@ data_head = struct.Struct(">ib").pack
 _NULL = struct.pack(">i", -1)
 _EPOCH_MS = 946_684_800_000
 
+_read_length = struct.Struct(">i").unpack_from
+_FIELDS = 6
+_COUNT_BYTES, _LENGTH_BYTES, _VERSION_BYTES = 2, 4, 1
+
+
+class RawRow(NamedTuple):
+    """A row taken apart; ``head``, ``times`` and ``generation`` as they were, with their lengths."""
+
+    head: bytes
+    data: bytes
+    times: bytes
+    meta: bytes
+    generation: bytes
+
 
 def moment(milliseconds: int) -> bytes:
     """A timestamptz field; ``milliseconds`` since 1970. Raises struct.error beyond the type's 64 bits."""
@@ -42,3 +59,39 @@ def tail(loaded_ms: int | None, meta: str, generation: int | None) -> bytes:
     number = _NULL if generation is None else struct.pack(">iq", 8, generation)
     loaded = _NULL if loaded_ms is None else moment(loaded_ms)
     return loaded + data_head(len(text) + 1, 1) + text + number
+
+
+def ends(chunk: bytes) -> Iterator[int]:
+    """Where each row of ``chunk`` ends."""
+    position = 0
+    while position < len(chunk):
+        *_, (_, position) = _fields(chunk, position)
+        yield position
+
+
+def split(row: bytes) -> RawRow:
+    """``row``, taken apart."""
+    (_, id_end), (data, data_end), _, (_, times_end), (meta, meta_end), _ = _fields(row, 0)
+    return RawRow(
+        row[:id_end],
+        row[data + _VERSION_BYTES : data_end],
+        row[data_end:times_end],
+        row[meta + _VERSION_BYTES : meta_end],
+        row[meta_end:],
+    )
+
+
+def joined(row: RawRow, data: Sequence[bytes | Raw], meta: bytes) -> bytes:
+    """``row`` with other data, given in pieces, and another meta."""
+    data_bytes = sum(map(len, data))
+    heads = data_head(data_bytes + 1, 1), data_head(len(meta) + 1, 1)
+    return b"".join((row.head, heads[0], *data, row.times, heads[1], meta, row.generation))
+
+
+def _fields(chunk: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """Beginning and end of the fields of the row at ``position``."""
+    position += _COUNT_BYTES
+    for _ in range(_FIELDS):
+        start = position + _LENGTH_BYTES
+        position = start + max(_read_length(chunk, position)[0], 0)
+        yield start, position

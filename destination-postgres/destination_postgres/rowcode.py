@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -65,15 +66,18 @@ class RowEncoder:
         numeric_infinity: bool = True,
         retention: Retention = "keep",
         raw_only: bool = False,
+        judged: bool = True,
     ) -> None:
         """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later).
 
-        ``retention``: which rows get a raw row; ``raw_only``: they get no other, and are not typed.
+        ``retention``: which rows get a raw row; ``raw_only``: they get no other, and are not typed. Without ``judged``
+        ranges and the calendar are left to the server, which comes to the same rows.
         """
         self._stream = stream
         self._retention = retention
         self._raw_only = raw_only
-        self._judge = Judge(stream, columns, numeric_infinity=numeric_infinity)
+        self._judged = judged
+        self._judge = Judge(stream, columns, numeric_infinity=numeric_infinity, judged=judged)
         self._ids = ids
         self._generation = generation_id
         self._generation_text = NULL if generation_id is None else str(generation_id)
@@ -122,7 +126,7 @@ class RowEncoder:
         if code is None:
             parts = {"raw": self._retention == "keep", "final": not self._raw_only}
             source = source_of(self._columns, escapes, moments_known=moments_known, **parts)
-            code = self._codes[escapes, moments_known] = _compiled(source)
+            code = self._codes[escapes, moments_known] = _compiled(source, judged=self._judged)
         return code
 
     def _has_ordinary_moments(self, joined: bytes) -> bool:
@@ -135,7 +139,7 @@ class RowEncoder:
             return False
         try:
             self._moments.decode_lines(joined)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
         return True
 
@@ -146,7 +150,7 @@ class RowEncoder:
         if b"\\u0000" not in joined:
             try:
                 rows = self._decoder.decode_lines(joined)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass
             else:
                 if len(rows) == len(records):
@@ -158,7 +162,7 @@ class RowEncoder:
             return None
         try:
             return self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     def _ends(self, records: Iterable[Record], loaded_ms: int) -> Iterator[tuple[str, bytes]]:
@@ -343,7 +347,8 @@ def _taken(kind: Kind, variable: str, field: str, usual: Mapping[Kind, str], esc
     return template.format(v=variable, f=field, usual=usual[kind].format(v=variable), judge=f"JUDGE_{kind.name}")
 
 
-def _compiled(source: str) -> RowCode:
+def _compiled(source: str, *, judged: bool) -> RowCode:
+    judges = values.TEXTS.items()
     scope: dict[str, Any] = {
         "NULL": NULL,
         "UNSET": UNSET,
@@ -354,7 +359,7 @@ def _compiled(source: str) -> RowCode:
         "BOOLEANS": {True: "t", False: "f", None: NULL},
         "DATES": values.KNOWN_DATES,
         "USUAL_TAIL": values.USUAL_TAIL.fullmatch,
-        **{f"JUDGE_{kind.name}": judge for kind, judge in values.TEXTS.items()},
+        **{f"JUDGE_{kind.name}": judge if judged else partial(judge, judged=False) for kind, judge in judges},
     }
     # The source holds no name or value from outside: fields are numbered.
     exec(compile(source, "<rows>", "exec"), scope)  # noqa: S102

@@ -1,16 +1,19 @@
 """What a value of ``data`` becomes in its column: text that the server takes without question, or None (NULL).
 
 Values stay text: they are judged by their shape and copied, never turned into numbers or dates. Rules and limits:
-reference 3.5 and 3.6. What is refused here becomes NULL with an entry in ``_airbyte_meta.changes``; so these
-functions must refuse everything that the server would, or a whole batch fails. The reverse matters less.
+reference 3.5 and 3.6. What is refused here becomes NULL with an entry in ``_airbyte_meta.changes``, as does what the
+server refuses (copyin.py), but that costs a hundred times as much; so these functions refuse all but a few texts that
+the server would. What they refuse and it would not are other spellings: words like ``now``, dates without hyphens.
 
-Two entrances: the ``*_text`` functions take the decoded text of a JSON string, ``from_json`` takes any JSON text.
+Two entrances: the ``*_text`` functions take the decoded text of a JSON string, ``from_json`` takes any JSON text. With
+``judged=False`` they look at the spelling alone: ranges and the calendar are left to the server.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -22,8 +25,8 @@ _INT8_MIN = "9223372036854775808"
 # numeric: 131,072 digits before the point and 16,383 after (PostgreSQL documentation, Numeric Types).
 _NUMERIC_WHOLE = 131_072
 _NUMERIC_FRACTION = 16_383
-# Digits in an exponent beyond which no mantissa that fits into a line of a gigabyte brings the number back.
-_EXPONENT_DIGITS = 6
+# numeric_in takes no exponent beyond, even behind zeros (before 16 not this one either).
+_EXPONENT_LIMIT = 1_073_741_823
 
 _NUMBER = re.compile(r"\s*([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?)(\d+))?\s*", re.ASCII)
 _INTEGER = re.compile(r"\s*([+-]?)0*(\d+)\s*", re.ASCII)
@@ -41,45 +44,51 @@ _MOMENT = re.compile(
 USUAL_TAIL = re.compile(r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:0\d|1[0-4]):[0-5]\d)?", re.ASCII)
 
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-# Last years that are whole: timestamps end at 294276-12-31, dates at 5874897-12-31; both begin at 4714-11-24 BC.
-_LAST_TIMESTAMP_YEAR = 294_276
-_LAST_DATE_YEAR = 5_874_897
-_FIRST_YEAR_BC = 4_714
+# The first (BC) and the last day: year, month and day as one number.
+_FIRST_DATE, _LAST_DATE = 4714_11_24, 5874897_12_31
+# A timestamp on the day next to its first or last may be one in its zone; the server decides.
+_FIRST_TIMESTAMP, _LAST_TIMESTAMP = 4714_11_23, 294277_01_01
 
 # Dates (YYYY-MM-DD) that exist, so that the calendar is asked once per date and not once per value; bounded.
 KNOWN_DATES: set[str] = set()
 _KNOWN_DATES_LIMIT = 100_000
 
+
+class Judge(Protocol):
+    """Judges a decoded string."""
+
+    def __call__(self, text: str, *, judged: bool = True) -> str | None:
+        """The column's text, or None."""
+
+
 _decode_string = msgspec.json.Decoder(str).decode
 
 
-def integer_text(text: str) -> str | None:
+def integer_text(text: str, *, judged: bool = True) -> str | None:
     """A whole number within bigint. ``1e3`` is one (as in jsonb), ``42.0`` is not."""
     matched = _INTEGER.fullmatch(text)
     if matched is None:
-        return _whole_of_exponent(text)
+        return _whole_of_exponent(text, judged=judged)
     sign, digits = matched.groups()
-    if len(digits) > len(_INT8_MAX):
+    if judged and len(digits) > len(_INT8_MAX):
         return None
     # Equally long digits compare like the numbers that they are.
-    if len(digits) == len(_INT8_MAX) and digits > (_INT8_MIN if sign == "-" else _INT8_MAX):
+    if judged and len(digits) == len(_INT8_MAX) and digits > (_INT8_MIN if sign == "-" else _INT8_MAX):
         return None
     return f"-{digits}" if sign == "-" else digits
 
 
-def number_text(text: str) -> str | None:
+def is_number(json_text: str) -> bool:
+    """Whether it is spelt as a number in digits, in or out of quotes: if numeric refuses it, then for its size."""
+    return _NUMBER.fullmatch(_decode_string(json_text) if json_text.startswith('"') else json_text) is not None
+
+
+def number_text(text: str, *, judged: bool = True) -> str | None:
     """A number that numeric can hold, with every digit; NaN and the infinities are numbers."""
     matched = _NUMBER.fullmatch(text)
     if matched is None:
         return text.strip() if text.strip().lower() in _SPECIAL_NUMBERS else None
-    _, whole, fraction, bare_fraction, exponent_sign, exponent = matched.groups()
-    whole, fraction = (whole or "").lstrip("0"), fraction or bare_fraction or ""
-    exponent = (exponent or "").lstrip("0")
-    if len(exponent) > _EXPONENT_DIGITS:
-        return None
-    # A size, not a value: by how many digits the point moves.
-    shift = int(exponent or "0") * (-1 if exponent_sign == "-" else 1)
-    if len(whole) + shift > _NUMERIC_WHOLE or len(fraction) - shift > _NUMERIC_FRACTION:
+    if judged and not _fits_numeric(matched):
         return None
     return text.strip()
 
@@ -89,7 +98,7 @@ def boolean_text(text: str) -> str | None:
     return {"true": "t", "false": "f", "1": "t", "0": "f"}.get(text)
 
 
-def date_text(text: str) -> str | None:
+def date_text(text: str, *, judged: bool = True) -> str | None:
     """A date of the calendar; of a timestamp its date."""
     if text in KNOWN_DATES:
         return text
@@ -97,12 +106,12 @@ def date_text(text: str) -> str | None:
     if matched is None:
         return text.strip() if text.strip().lower() in _INFINITIES else None
     date, year, month, day, _, _, era = matched.groups()
-    if not _exists(year, month, day, era, _LAST_DATE_YEAR):
+    if not _exists(year, month, day, era, _FIRST_DATE, _LAST_DATE, judged=judged):
         return None
     return f"{date}{era or ''}"
 
 
-def timestamp_text(text: str) -> str | None:
+def timestamp_text(text: str, *, judged: bool = True) -> str | None:
     """A moment, with or without zone; a date is its midnight. For both timestamp types."""
     if text[:10] in KNOWN_DATES and USUAL_TAIL.fullmatch(text, 10):
         return text
@@ -110,7 +119,7 @@ def timestamp_text(text: str) -> str | None:
     if matched is None:
         return text.strip() if text.strip().lower() in _INFINITIES else None
     date, year, month, day, clock, zone, era = matched.groups()
-    if not _exists(year, month, day, era, _LAST_TIMESTAMP_YEAR) or _on_the_edge(year, month, day, era):
+    if not _exists(year, month, day, era, _FIRST_TIMESTAMP, _LAST_TIMESTAMP, judged=judged):
         return None
     # The usual spelling is left alone, whether its date is known by now or was not.
     if text[:10] == date and USUAL_TAIL.fullmatch(text, 10):
@@ -119,19 +128,19 @@ def timestamp_text(text: str) -> str | None:
     return f"{date}{clock_text}{era or ''}"
 
 
-def time_text(text: str) -> str | None:
+def time_text(text: str, *, judged: bool = True) -> str | None:
     """A time of day; its zone is dropped, as the server does."""
     matched = _TIME.fullmatch(text)
     return matched.group(1) if matched else None
 
 
-def timetz_text(text: str) -> str | None:
+def timetz_text(text: str, *, judged: bool = True) -> str | None:
     """A time of day with its zone; without one it is UTC, by the session's TimeZone."""
     matched = _TIME.fullmatch(text)
     return f"{matched.group(1)}{matched.group(2).strip()}" if matched else None
 
 
-def from_json(kind: Kind, value: str) -> str | None:
+def from_json(kind: Kind, value: str, *, judged: bool = True) -> str | None:
     """The column text of the JSON text ``value``, which is not ``null`` (but for UNKNOWN); None if it does not fit.
 
     Raises msgspec.DecodeError for a string with a lone surrogate.
@@ -148,12 +157,12 @@ def from_json(kind: Kind, value: str) -> str | None:
     if kind is Kind.BOOLEAN:
         return boolean_text(value)
     if kind in (Kind.INTEGER, Kind.NUMBER):
-        return TEXTS[kind](_decode_string(value) if quoted else value)
-    return TEXTS[kind](_decode_string(value)) if quoted else None
+        return TEXTS[kind](_decode_string(value) if quoted else value, judged=judged)
+    return TEXTS[kind](_decode_string(value), judged=judged) if quoted else None
 
 
 # The judge of a decoded string, by kind.
-TEXTS: Mapping[Kind, Callable[[str], str | None]] = {
+TEXTS: Mapping[Kind, Judge] = {
     Kind.INTEGER: integer_text,
     Kind.NUMBER: number_text,
     Kind.DATE: date_text,
@@ -164,7 +173,23 @@ TEXTS: Mapping[Kind, Callable[[str], str | None]] = {
 }
 
 
-def _whole_of_exponent(text: str) -> str | None:
+def _fits_numeric(matched: re.Match[str]) -> bool:
+    _, whole, fraction, bare_fraction, exponent_sign, exponent = matched.groups()
+    whole, fraction = (whole or "").lstrip("0"), fraction or bare_fraction or ""
+    exponent = (exponent or "").lstrip("0")
+    if len(exponent) > len(str(_EXPONENT_LIMIT)):
+        return False
+    # A size, not a value: by how many digits the point moves.
+    shift = int(exponent or "0") * (-1 if exponent_sign == "-" else 1)
+    if abs(shift) > _EXPONENT_LIMIT or len(fraction) - shift > _NUMERIC_FRACTION:
+        return False
+    behind_zeros = fraction.lstrip("0")
+    if not whole and not behind_zeros:
+        return True
+    return (len(whole) or len(behind_zeros) - len(fraction)) + shift <= _NUMERIC_WHOLE
+
+
+def _whole_of_exponent(text: str, *, judged: bool) -> str | None:
     # The point is moved in the text. Digits behind it, be they zeros, make it no whole number for the server.
     matched = _NUMBER.fullmatch(text)
     if matched is None or not matched.group(6) or matched.group(5) == "-":
@@ -174,16 +199,21 @@ def _whole_of_exponent(text: str) -> str | None:
     exponent = exponent.lstrip("0") or "0"
     if len(exponent) > 2 or len(fraction) > int(exponent):
         return None
-    return integer_text(f"{sign}{digits}{fraction.ljust(int(exponent), '0')}")
+    return integer_text(f"{sign}{digits}{fraction.ljust(int(exponent), '0')}", judged=judged)
 
 
-def _exists(year: str, month: str, day: str, era: str | None, last_year: int) -> bool:
+def _exists(year: str, month: str, day: str, era: str | None, first: int, last: int, *, judged: bool) -> bool:
+    # No spelling of the server's.
     if len(year) > 4 and year[0] == "0":
         return False
-    number, before_christ = int(year), bool(era) and era is not None and era.strip().upper() == "BC"
-    if not 1 <= number <= (_FIRST_YEAR_BC if before_christ else last_year):
-        return False
-    if before_christ and number == _FIRST_YEAR_BC and f"{month}-{day}" < "11-24":
+    if not judged:
+        return True
+    number, before_christ = int(year), era is not None and era.strip().upper() == "BC"
+    date = int(f"{year}{month}{day}")
+    first_year = first // 1_00_00
+    if number < 1 or (
+        date > last if not before_christ else number > first_year or (number == first_year and date < first)
+    ):
         return False
     if not ("01" <= month <= "12" and "01" <= day <= "31"):
         return False
@@ -201,9 +231,3 @@ def _remember(date: str) -> None:
     if len(KNOWN_DATES) >= _KNOWN_DATES_LIMIT:
         KNOWN_DATES.clear()
     KNOWN_DATES.add(date)
-
-
-def _on_the_edge(year: str, month: str, day: str, era: str | None) -> bool:
-    # On the first and last day that a timestamp can have, zone and rounding decide: not worth a clock of our own.
-    edges = {("4714", "11", "24", "BC"), (str(_LAST_TIMESTAMP_YEAR), "12", "31", "")}
-    return (year, month, day, (era or "").strip().upper().replace("AD", "")) in edges

@@ -116,9 +116,39 @@ def test_a_byte_order_mark_hides_no_record():
     assert len(parse(b"\xef\xbb\xbf" + RECORD % b"{}" + RECORD % b"{}")) == 2
 
 
-def test_nesting_without_end_is_an_error_and_no_crash():
-    with pytest.raises(SystemFault, match="nested too deep"):
-        parse(RECORD % (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+DEEP = b'{"b":["}\\"\\\\"],"a":' + b"[" * 100_000 + b"]" * 100_000 + b', "c" : -1.5e3 ,"d":{"e":[]},"f":null}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        RECORD % DEEP,
+        (RECORD % DEEP).replace(b'"emitted_at":1', b'"emitted_at":1.0'),
+        b' { "x" : {} , "type":"RECORD" , "record" : { "data" : %s , "emitted_at" : 1 , "stream" : "s" } } \n' % DEEP,
+        (RECORD % DEEP).replace(b'"n"', b'"n\\ud800"'),
+    ],
+)
+def test_a_record_of_any_depth_keeps_the_bytes_of_its_data(line: bytes):
+    message, _ = parse(line + STATE)
+    assert data_of(message) == DEEP
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        (RECORD % DEEP)[:-3] + b"\n",
+        (RECORD % DEEP).replace(b"}}\n", b"}}{}\n"),
+        (RECORD % DEEP).replace(b'"emitted_at":1', b'"emitted_at":"secret"'),
+        (RECORD % DEEP).replace(b'"emitted_at"', b'"secret"'),
+        (RECORD % DEEP).replace(b'"n"', b'"\xff"'),
+        RECORD.replace(b'"data":%s', b'"data":{},"meta":%s') % DEEP,
+        b'{"type":"STATE","state":{"data":%s}}\n' % DEEP,
+    ],
+)
+def test_depth_hides_no_other_fault(line: bytes):
+    with pytest.raises(SystemFault) as caught:
+        parse(RECORD % b"{}" + line + STATE)
+    assert "secret" not in f"{caught.value.user_text}{caught.value.detail}"
 
 
 def test_the_last_line_may_lack_its_line_feed_but_not_its_end():

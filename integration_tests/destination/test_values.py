@@ -13,7 +13,7 @@ import pytest
 
 from destination_postgres import values
 from destination_postgres.columns import Kind
-from integration_tests.destination.writing import one, raw_count, record, state, sync, write
+from integration_tests.destination.writing import one, raw_count, record, sync
 from integration_tests.support.catalogs import stream
 from integration_tests.support.databases import Database
 
@@ -30,6 +30,8 @@ begin
 exception when others then
   return null;
 end $$"""
+
+ENDS_OF_TIME = ("4714-11-2", "294276-12-31", "294277-01-01")
 
 _YEARS = (
     "0000 0001 0004 1900 2000 2023 2024 9999 10000 +10000 012023 294275 294276 294277 5874897 5874898 4713 4714 4715"
@@ -56,7 +58,7 @@ def times() -> list[str]:
 
 
 def numbers() -> list[str]:
-    wholes = ["", "0", "7", "007", "9223372036854775807", "9223372036854775808", "1" * 50]
+    wholes = ["", "0", "000", "7", "007", "9223372036854775807", "9223372036854775808", "1" * 50]
     fractions = ["", ".", ".0", ".5", ".00012", "." + "9" * 40]
     exponents = [
         "",
@@ -70,6 +72,9 @@ def numbers() -> list[str]:
         "e-16383",
         "e-16384",
         "e999999",
+        "e1073741822",
+        "e1073741824",
+        "e-1073741823",
         "e" + "9" * 10,
     ]
     spelt = ["".join(parts) for parts in itertools.product(["", "-", "+"], wholes, fractions, exponents)]
@@ -102,8 +107,13 @@ def test_the_judges_never_take_what_the_server_refuses_or_reads_otherwise(destin
     taken = 0
     for text, ours, (of_given, of_taken) in zip(texts, judged, servers, strict=True):
         if ours is None:
+            # JSON numbers are judged exactly: by the same judge they are looked for in jsonb.
+            assert kind is not Kind.NUMBER or not values.is_number(text) or of_given is None, text[:50]
             continue
         taken += 1
+        if of_taken is None and "timestamp" in sql_type and ours.startswith(ENDS_OF_TIME):
+            # The zone decides there, and the server knows it.
+            continue
         assert of_taken is not None, f"{text[:50]!r} became {ours[:50]!r}, which the server refuses"
         # Of what the server refuses in this spelling (1e3 as bigint) we may take more than it does.
         assert of_given in (of_taken, None), text[:50]
@@ -218,15 +228,3 @@ def test_a_row_of_20_mb(destination_db, kind):
     # Kilobytes; the budget is 200 MB and five times the largest row. Other children may have been larger.
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert largest == before or largest < 200_000 + 5 * len(json.dumps(text)) // 1000
-
-
-def test_what_only_the_server_refuses_is_an_error_with_stream_and_column_and_no_value(destination_db):
-    """Beyond the reach of our judges: a number inside jsonb. Until such rows are isolated, the sync ends."""
-    outcome = write(destination_db, table({"o": "object"}), record('{"o":{"secret":1e999999}}', "t") + state(1, "t"))
-    assert outcome.exit_code == 1
-    assert outcome.states == []
-    assert outcome.error is not None
-    assert outcome.error["stream_descriptor"] == {"name": "t", "namespace": "public"}
-    assert "column _airbyte_data" in outcome.error["message"]
-    assert b"secret" not in b"".join(outcome.lines)
-    assert b"999999" not in b"".join(outcome.lines)
