@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 
 from airbyte_pg.errors import StreamName
-from destination_postgres.inbox import Record
-from destination_postgres.rowcode import Encoded
+from destination_postgres.rowcode import Encoded, SpareRow
 
 _STREAM_BYTES = 64 << 10
 _MANY_STREAMS = 2
@@ -33,13 +33,24 @@ class Limits:
 
 @dataclass
 class StreamBuffer:
-    """The rows of one stream as pieces of what COPY takes; ``records`` as in Encoded."""
+    """The rows of one stream as pieces of what COPY takes.
+
+    ``spares``: Encoded.spare of each piece, and the position of its first row.
+    """
 
     raw: list[bytes] = field(default_factory=list)
     final: list[bytes] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    spares: list[tuple[int, SpareRow]] = field(default_factory=list)
     row_count: int = 0
     data_bytes: int = 0
+
+    def spare_raw_row(self, position: int, raw_id: str) -> bytes:
+        """The raw row of the row at ``position`` (from 0); empty if there is one already, or must be none."""
+        before = bisect.bisect_right(self.spares, position, key=lambda spare: spare[0])
+        if not before:
+            return b""
+        first, spare = self.spares[before - 1]
+        return spare(position - first, raw_id)
 
 
 class Batch:
@@ -58,11 +69,15 @@ class Batch:
         buffer = self.streams.setdefault(stream, StreamBuffer())
         buffer.raw.append(rows.raw)
         buffer.final.append(rows.final)
-        buffer.records += rows.records
+        size = len(rows.raw) + len(rows.final)
+        if rows.spare is not None:
+            buffer.spares.append((buffer.row_count, rows.spare))
+            # It holds on to the records.
+            size += rows.data_bytes
         buffer.row_count += rows.row_count
         buffer.data_bytes += rows.data_bytes
         self._row_count += rows.row_count
-        self._size += len(rows.raw) + len(rows.final) + (rows.data_bytes if rows.records else 0)
+        self._size += size
         self._begin(now_s)
 
     def acknowledge(self, line: bytes, now_s: float) -> None:

@@ -13,7 +13,7 @@ JSON numbers that jsonb cannot hold need no asking: all of them are replaced whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import psycopg2
@@ -36,18 +36,24 @@ _log = logging.getLogger(__name__)
 _Row: TypeAlias = "bytes | memoryview"
 
 
-def copy_in(cursor: Cursor, table: Table, rows: Rows, chunks: Sequence[bytes], stream: StreamName) -> None:
+def copy_in(
+    cursor: Cursor, table: Table, rows: Rows, chunks: Sequence[bytes], stream: StreamName
+) -> Mapping[int, bytes]:
     """COPY ``chunks``, each some whole rows, into ``table``; what the server refuses of a row is put in a weaker form.
+
+    Returns the rows that were changed, as they went in, by position (from 0).
 
     Raises ConfigError, naming no value, if a constraint, an index or a trigger of the table refuses a row.
     """
     copy = _Copy(cursor, table, rows, stream)
     refusal = copy.refused(chunks)
-    if refusal is not None:
-        mended = _Isolation(copy, chunks).load(refusal)
-        _log.info(
-            "values that the server refuses were replaced: table=%s sqlstate=%s rows=%d", table, refusal.code, mended
-        )
+    if refusal is None:
+        return {}
+    mended = _Isolation(copy, chunks).load(refusal)
+    _log.info(
+        "values that the server refuses were replaced: table=%s sqlstate=%s rows=%d", table, refusal.code, len(mended)
+    )
+    return mended
 
 
 class _Copy:
@@ -97,10 +103,10 @@ class _Isolation:
     def __init__(self, copy: _Copy, chunks: Iterable[bytes]) -> None:
         self._copy = copy
         self._rows: list[_Row] = [row for chunk in chunks for row in _split(copy.rows, chunk)]
-        self._mended_count = 0
+        self._mended: dict[int, bytes] = {}
 
-    def load(self, refusal: Refusal | None) -> int:
-        """Add all rows; ``refusal`` is that of all of them at once. Returns how many were changed."""
+    def load(self, refusal: Refusal | None) -> Mapping[int, bytes]:
+        """Add all rows; ``refusal`` is that of all of them at once. Returns those that were changed, by position."""
         position, count, behind_mended = 0, len(self._rows), 0
         # Whether the next COPY is of the rows in front of the one that the server told of.
         is_cut = has_no_huge_numbers = False
@@ -109,7 +115,7 @@ class _Isolation:
                 position += count
                 count, is_cut = (1 if is_cut else 2 * count), False
             elif count == 1:
-                self._add_mended(bytes(self._rows[position]), refusal)
+                self._add_mended(position, refusal)
                 position += 1
                 count, behind_mended = max(2 * (position - 1 - behind_mended), 1), position
             elif refusal.is_number and not has_no_huge_numbers:
@@ -121,7 +127,7 @@ class _Isolation:
                 # The server told nothing, or what it told was wrong.
                 count, is_cut = count // 2, False
             if position >= len(self._rows):
-                return self._mended_count
+                return self._mended
             count = min(count, len(self._rows) - position)
             refusal = self._copy.refused(_joined(self._rows[position : position + count]))
 
@@ -134,11 +140,10 @@ class _Isolation:
             for part in huge:
                 parts.weaken(part, HUGE_NUMBER)
             if huge:
-                self._rows[position] = parts.joined()
-                self._mended_count += 1
+                self._rows[position] = self._mended[position] = parts.joined()
 
-    def _add_mended(self, row: bytes, refusal: Refusal) -> None:
-        parts = self._copy.rows.open(row)
+    def _add_mended(self, position: int, refusal: Refusal) -> None:
+        parts = self._copy.rows.open(bytes(self._rows[position]))
         left = self._add_weakened(parts, refusal)
         if left is not None:
             # What came with the record's meta, or a field's name in it.
@@ -148,7 +153,7 @@ class _Isolation:
             left = self._add_without_largest(parts.joined(), left)
         if left is not None:
             raise self._copy.refuses_all_of(left)
-        self._mended_count += 1
+        self._mended[position] = parts.joined()
 
     def _add_weakened(self, parts: Parts, refusal: Refusal) -> Refusal | None:
         """Add the row without what the server refuses of it part by part; why it is refused still, or None."""

@@ -56,14 +56,19 @@ def close_staging(cursor: Cursor, plan: StreamPlan) -> None:
     cursor.execute(sqlgen.drop_tables([plan.staging]))
 
 
-def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[bytes]) -> None:
-    """Bring rows given as COPY text into the final table of ``target``."""
+def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[bytes]) -> dict[int, str]:
+    """Bring rows given as COPY text into the final table of ``target``.
+
+    Returns the raw ids of those of which the server refused something, by position (from 0).
+    """
+    rows = FinalRows(plan.columns)
     if plan.dedup is None:
-        copy_in(cursor, target.final, FinalRows(plan.columns), chunks, plan.id)
-        return
-    cursor.execute(sqlgen.truncate(plan.staging))
-    copy_in(cursor, plan.staging, FinalRows(plan.columns), chunks, plan.id)
-    _merge(cursor, plan, plan.dedup, plan.staging, target)
+        mended = copy_in(cursor, target.final, rows, chunks, plan.id)
+    else:
+        cursor.execute(sqlgen.truncate(plan.staging))
+        mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
+        _merge(cursor, plan, plan.dedup, plan.staging, target)
+    return {position: rows.raw_id(row) for position, row in mended.items()}
 
 
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:

@@ -37,6 +37,10 @@ class FinalRows:
         """Where each row ends: a line feed within a value is escaped."""
         return (found.end() for found in _LINE_FEED.finditer(chunk))
 
+    def raw_id(self, row: bytes) -> str:
+        """The raw id of a row."""
+        return row.split(b"\t")[len(self._columns)].decode()
+
     def open(self, row: bytes) -> FinalParts:
         """One row, taken apart."""
         return FinalParts(self._columns, row)

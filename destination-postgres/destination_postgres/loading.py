@@ -131,10 +131,12 @@ class Loader:
         with transaction(self._connection) as cursor:
             for stream, buffer in ordered:
                 opened = self._streams[stream]
-                if any(buffer.raw):
-                    raw.load(cursor, opened.target.raw, buffer.raw, stream)
+                raw_rows = buffer.raw
                 if opened.plan.has_final:
-                    final.load(cursor, opened.plan, opened.target, buffer.final)
+                    mended = final.load(cursor, opened.plan, opened.target, buffer.final)
+                    raw_rows = [*raw_rows, *(buffer.spare_raw_row(*row) for row in mended.items())]
+                if any(raw_rows):
+                    raw.load(cursor, opened.target.raw, raw_rows, stream)
 
     def _complete_once(self, opened: OpenStream) -> None:
         plan = opened.plan

@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw
 from airbyte_pg.errors import StreamName, SystemFault
 from destination_postgres import rawrow, values
 from destination_postgres.columns import Column, Kind
-from destination_postgres.exact import EMPTY_METAS, JSON_SPACE, NULL, Judge, broken_record, copy_escaped
+from destination_postgres.exact import EMPTY_METAS, JSON_SPACE, NULL, Judge, Judged, broken_record, copy_escaped
 from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.rawrow import Retention
@@ -39,17 +39,21 @@ Escapes = Literal["none", "quotes", "any"]
 RowCode = Callable[[Iterable[Item], Odd, Pieces, list[str]], None]
 
 
+# (position from 0, raw id of its final row) -> the raw row of a record that had no reason for one.
+SpareRow = Callable[[int, str], bytes]
+
+
 class Encoded(NamedTuple):
     """What COPY takes for some rows: raw (binary) and final (text); how many there are, and the bytes of their data.
 
-    ``records``: what they were made from, where raw has no rows of those that the server may yet refuse.
+    ``spare``: for a row of which the server refuses more than we did, where raw does not have all of them.
     """
 
     raw: bytes
     final: bytes
     row_count: int
     data_bytes: int
-    records: Sequence[Record] = ()
+    spare: SpareRow | None = None
 
 
 class RowEncoder:
@@ -118,8 +122,13 @@ class RowEncoder:
         del rows, items
         text = "".join(final)
         final.clear()
-        kept = records if self._retention == "typed" else ()
-        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, kept)
+        spare = partial(self._spare, records, loaded_ms) if self._retention == "typed" else None
+        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, spare)
+
+    def _spare(self, records: Sequence[Record], loaded_ms: int, position: int, raw_id: str) -> bytes:
+        record = records[position]
+        judged = self._judge.judge(record)
+        return b"" if judged.nulled else b"".join(self._raw_row(record, judged, raw_id, loaded_ms))
 
     def _code(self, escapes: Escapes, *, moments_known: bool) -> RowCode:
         code = self._codes.get((escapes, moments_known))
@@ -195,12 +204,14 @@ class RowEncoder:
         final_row = "" if self._raw_only else "\t".join((*judged.cells, *ends)) + "\n"
         if self._retention == "none" or (self._retention == "typed" and not judged.nulled):
             return [], final_row
+        return self._raw_row(record, judged, raw_id, loaded_ms), final_row
+
+    def _raw_row(self, record: Record, judged: Judged, raw_id: str, loaded_ms: int) -> Pieces:
         typed_ms = None if self._raw_only else loaded_ms
         raw_tail = rawrow.tail(typed_ms, self._meta_text(judged.own_changes), self._generation)
         data_head = rawrow.data_head(len(judged.data) + 1, 1)
         extracted_at = rawrow.moment(record.emitted_at)
-        raw_row: Pieces = [rawrow.ROW_HEAD, raw_id.encode(), data_head, judged.data, extracted_at, raw_tail]
-        return raw_row, final_row
+        return [rawrow.ROW_HEAD, raw_id.encode(), data_head, judged.data, extracted_at, raw_tail]
 
     def _meta_text(self, changes: Sequence[str]) -> str:
         return f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
-from msgspec import Raw
 
 from airbyte_pg.errors import ConnectorError, StreamName, SystemFault, TransientError
-from destination_postgres.buffers import Batch, Limits
+from destination_postgres.buffers import Batch, Limits, StreamBuffer
 from destination_postgres.columns import columns_of
 from destination_postgres.flusher import Flusher
-from destination_postgres.inbox import Inbox, Record
+from destination_postgres.inbox import Inbox
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.rowcode import Encoded, RowEncoder
 from destination_postgres.writer import Writer
@@ -60,10 +59,13 @@ def test_rows_count_as_well():
 
 def test_what_is_kept_for_the_server_to_refuse_counts_as_well():
     batch = Batch(LIMITS)
-    one = Record("users", Raw(b"{}"), 0)
-    batch.add(USERS, Encoded(b"", b"x", 1, LIMITS.size_bytes, [one]), 0.0)
-    assert batch.streams[USERS].records == [one]
+    batch.add(USERS, Encoded(b"", b"x", 2, 0, lambda position, raw_id: b"%d" % position + raw_id.encode()), 0.0)
+    assert not batch.is_due(0.0, at_state=True)
+    batch.add(USERS, Encoded(b"", b"x", 3, LIMITS.size_bytes, lambda position, raw_id: b"+%d" % position), 0.0)
     assert batch.is_due(0.0, at_state=True)
+    buffer = batch.streams[USERS]
+    assert [buffer.spare_raw_row(position, "a") for position in range(5)] == [b"0a", b"1a", b"+0", b"+1", b"+2"]
+    assert StreamBuffer().spare_raw_row(0, "a") == b""
 
 
 def test_a_batch_of_many_streams_may_be_twice_as_large():

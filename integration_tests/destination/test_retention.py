@@ -18,6 +18,7 @@ from integration_tests.destination.writing import (
     write,
 )
 from integration_tests.support import connector
+from integration_tests.support.catalogs import stream
 from integration_tests.support.connector import DESTINATION
 from integration_tests.support.databases import Database
 
@@ -46,6 +47,32 @@ def test_typed_keeps_the_rows_with_a_change_of_ours(destination_db):
         f" from {RAW} r join public.users u using (_airbyte_raw_id) order by 1"
     )
     assert destination_db.rows(joined) == [("5.5", "id", True), ("x", "id", True)]
+
+
+@pytest.mark.parametrize("destination", ["append", "append_dedup"])
+def test_typed_keeps_the_rows_of_which_the_server_refused_something(destination_db, destination):
+    stream_of_documents = stream("docs", {"id": "integer", "a": "object", "b": "integer"}, key=["id"])
+    data = [
+        '{"id":1,"a":{"n":1e9}}',
+        '{"id":2,"a":{"n":1e999999}}',
+        '{"id":3,"a":{"n":3},"b":"x"}',
+        '{"id":4,"a":{"n":4e999999},"b":"x"}',
+        '{"id":5}',
+    ]
+    lines = b"".join(record(one, "docs") for one in data)
+    sync(destination_db, one(stream_of_documents, destination=destination), lines, raw_retention="typed")
+    changed = "jsonb_array_length(_airbyte_meta -> 'changes')"
+    assert destination_db.rows(f"select id, a ->> 'n', {changed} from public.docs order by id") == [
+        (1, "1000000000", 0),
+        (2, None, 1),
+        (3, "3", 1),
+        (4, None, 2),
+        (5, None, 0),
+    ]
+    kept = (
+        "select _airbyte_data ->> 'id', _airbyte_data ->> 'a' from airbyte_internal.public_raw__stream_docs order by 1"
+    )
+    assert destination_db.rows(kept) == [("2", '{"n":1e999999}'), ("3", '{"n": 3}'), ("4", '{"n":4e999999}')]
 
 
 @pytest.mark.parametrize("destination", ["append", "append_dedup", "overwrite"])
