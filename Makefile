@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 SEEDS ?= 200
 NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py \
 	source/test_together.py source/test_late_tables.py source/test_open_transactions.py source/test_refreshes.py \
-	pair/test_lost_state.py)
+	pair/test_lost_state.py destination/test_typing_property.py)
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
