@@ -34,6 +34,11 @@ def nulled(field: str, reason: str) -> Change:
     return Change(field.replace("\0", ""), NULLED, reason)
 
 
+def rounded(field: str) -> Change:
+    """The entry for a ``field`` that lost digits."""
+    return Change(field.replace("\0", ""), TRUNCATED, FIELD_SIZE)
+
+
 def read(text: bytes | Raw) -> Change:
     """What is known of an entry that came with a record."""
     try:

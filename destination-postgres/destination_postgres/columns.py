@@ -21,6 +21,8 @@ class Kind(enum.Enum):
     BOOLEAN = "boolean"
     INTEGER = "bigint"
     NUMBER = "numeric"
+    # A number, in 2.x's column.
+    DECIMAL = "numeric(38,9)"
     DATE = "date"
     TIME = "time without time zone"
     TIMETZ = "time with time zone"
@@ -79,15 +81,20 @@ _UNION_ORDER = (
 )
 
 
-def columns_of(properties: Mapping[str, Any]) -> tuple[Column, ...]:
-    """The columns of a stream with these JSON schema properties, in their order. Raises ConfigError."""
+def columns_of(properties: Mapping[str, Any], *, number: Kind = Kind.NUMBER) -> tuple[Column, ...]:
+    """The columns of a stream with these JSON schema properties, in their order; ``number``: what numbers become.
+
+    Raises ConfigError.
+    """
     if len(properties) > COLUMN_LIMIT:
         raise ConfigError(
             f"The stream has {len(properties)} columns; a table can have {COLUMN_LIMIT}.", remedy="Deselect some."
         )
     names = column_names(properties)
+    kinds = (kind_of(schema) for schema in properties.values())
     return tuple(
-        Column(field, name, kind_of(schema)) for (field, schema), name in zip(properties.items(), names, strict=True)
+        Column(field, name, number if kind is Kind.NUMBER else kind)
+        for field, name, kind in zip(properties, names, kinds, strict=True)
     )
 
 

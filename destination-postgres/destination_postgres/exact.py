@@ -27,11 +27,11 @@ EMPTY_METAS = tuple(map(Raw, (b"", b'{"changes":[]}', b"null", b"{}", b'{"change
 
 class Judged(NamedTuple):
     """``data`` as jsonb takes it; the final row's user ``cells`` as COPY text; the changes that were made to them by
-    us (``nulled``) and by the source, as JSON objects."""
+    us and by the source, as JSON objects."""
 
     data: bytes
     cells: list[str]
-    nulled: list[str]
+    changes: list[str]
     own_changes: list[str]
 
 
@@ -56,6 +56,7 @@ class Judge:
         # As they are in data without the NUL characters that are removed from it.
         self._fields = [(column.field.replace("\0", ""), column.kind) for column in columns]
         self._unfit = [changes.nulled(column.field, changes.TYPECAST).json().decode() for column in columns]
+        self._rounded = [changes.rounded(column.field).json().decode() for column in columns]
         self._too_long = [changes.nulled(column.field, changes.FIELD_SIZE).json().decode() for column in columns]
         self._numeric_infinity = numeric_infinity or not judged
         self._judged = judged
@@ -72,8 +73,9 @@ class Judge:
             # From None: the decoder's text may quote the data.
             raise broken_record(self._stream) from None
         cells: list[str] = []
-        nulled: list[str] = []
-        for (field, kind), unfit, too_long in zip(self._fields, self._unfit, self._too_long, strict=True):
+        our_changes: list[str] = []
+        words = zip(self._fields, self._unfit, self._too_long, self._rounded, strict=True)
+        for (field, kind), unfit, too_long, rounded in words:
             value = fields.get(field)
             text = "null" if value is None else str(value, "utf-8")
             if value is None or (text == "null" and kind is not Kind.UNKNOWN):
@@ -81,9 +83,11 @@ class Judge:
                 continue
             fitting = self._fitting(kind, text)
             if fitting is None:
-                nulled.append(too_long if kind is Kind.NUMBER and values.is_number(text) else unfit)
+                our_changes.append(too_long if kind is Kind.NUMBER and values.is_number(text) else unfit)
+            elif kind is Kind.DECIMAL and values.is_rounded(fitting):
+                our_changes.append(rounded)
             cells.append(NULL if fitting is None else copy_escaped(fitting))
-        return Judged(data, cells, nulled, own_changes)
+        return Judged(data, cells, our_changes, own_changes)
 
     def _fitting(self, kind: Kind, text: str) -> str | None:
         fitting = values.from_json(kind, text, judged=self._judged)

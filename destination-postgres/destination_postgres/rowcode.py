@@ -128,7 +128,7 @@ class RowEncoder:
     def _spare(self, records: Sequence[Record], loaded_ms: int, position: int, raw_id: str) -> bytes:
         record = records[position]
         judged = self._judge.judge(record)
-        return b"" if judged.nulled else b"".join(self._raw_row(record, judged, raw_id, loaded_ms))
+        return b"" if judged.changes else b"".join(self._raw_row(record, judged, raw_id, loaded_ms))
 
     def _code(self, escapes: Escapes, *, moments_known: bool) -> RowCode:
         code = self._codes.get((escapes, moments_known))
@@ -199,10 +199,10 @@ class RowEncoder:
     def _exact(self, record: Record, raw_id: str, loaded_ms: int) -> tuple[Pieces, str]:
         """The raw and the final row of one record, each value judged by itself; empty where it gets none."""
         judged = self._judge.judge(record)
-        meta = self._meta_text([*judged.nulled, *judged.own_changes])
+        meta = self._meta_text([*judged.changes, *judged.own_changes])
         ends = (raw_id, self._timestamptz(record.emitted_at), self._generation_text, copy_escaped(meta))
         final_row = "" if self._raw_only else "\t".join((*judged.cells, *ends)) + "\n"
-        if self._retention == "none" or (self._retention == "typed" and not judged.nulled):
+        if self._retention == "none" or (self._retention == "typed" and not judged.changes):
             return [], final_row
         return self._raw_row(record, judged, raw_id, loaded_ms), final_row
 
@@ -239,6 +239,7 @@ def _row_type(columns: Sequence[Column]) -> type[msgspec.Struct] | None:
         Kind.BOOLEAN: (bool | None, None),
         Kind.INTEGER: raws,
         Kind.NUMBER: raws,
+        Kind.DECIMAL: raws,
         Kind.OBJECT: raws,
         Kind.ARRAY: raws,
         # A JSON null is a value here, and not the same as no value.
@@ -284,6 +285,10 @@ _TAKE_NUMERIC = f"""\
     if {{v}} == "null": {{v}} = NULL
     elif not ({{usual}}):
 {_JUDGED}"""
+_TAKE_DECIMAL = f"""\
+    {{v}} = str(row.{{f}}, "latin-1")
+    if {{v}} == "null": {{v}} = NULL
+    elif not ({{usual}}): {_ODD}"""
 _TAKE_MOMENT = f"""\
     {{v}} = row.{{f}}
     if {{v}} is None: {{v}} = NULL
@@ -301,6 +306,11 @@ _TAKE_UNKNOWN = """\
 _USUAL = {
     Kind.INTEGER: '({v}.isdigit() or {v}[1:].isdigit() and {v}[0] == "-") and len({v}) < 19',
     Kind.NUMBER: '"-" <= {v} < ":" and len({v}) < 1000 and "e" not in {v} and "E" not in {v}',
+    # A digit more might be cut off, which has to be told.
+    Kind.DECIMAL: (
+        'len({v}) < 30 and ("." in {v}[-10:] or "." not in {v})'
+        ' and "-" <= {v} < ":" and "e" not in {v} and "E" not in {v}'
+    ),
     Kind.DATE: "{v} in DATES",
     Kind.TIME: "False",
     Kind.TIMETZ: "False",
@@ -354,6 +364,8 @@ def _taken(kind: Kind, variable: str, field: str, usual: Mapping[Kind, str], esc
         return _TAKE_NESTED.format(v=variable, f=field, escaped=escaped, opening=opening)
     if kind is Kind.UNKNOWN:
         return _TAKE_UNKNOWN.format(v=variable, f=field, escaped=escaped)
+    if kind is Kind.DECIMAL:
+        return _TAKE_DECIMAL.format(v=variable, f=field, usual=usual[kind].format(v=variable))
     template = _TAKE_NUMERIC if kind in (Kind.INTEGER, Kind.NUMBER) else _TAKE_MOMENT
     return template.format(v=variable, f=field, usual=usual[kind].format(v=variable), judge=f"JUDGE_{kind.name}")
 

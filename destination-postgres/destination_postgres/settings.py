@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from destination_postgres.buffers import Limits
+from destination_postgres.columns import Kind
 from destination_postgres.rawrow import Retention
 from destination_postgres.streams import Layout
 
@@ -53,7 +54,10 @@ class DestinationSettings(ConnectionSettings):
     unconstrained_number: bool = Field(
         default=True,
         title="Unconstrained numeric columns",
-        description="Numbers are kept exactly, in columns without limits. Switching it off is not supported yet.",
+        description=(
+            "Numbers are kept exactly, in columns without limits. Switched off, columns are decimal(38,9): more digits "
+            "are rounded off, larger numbers become NULL."
+        ),
     )
     raw_retention: Retention = Field(
         default="keep",
@@ -96,7 +100,8 @@ class DestinationSettings(ConnectionSettings):
     @property
     def layout(self) -> Layout:
         """Which tables streams have."""
-        return Layout(self.raw_retention, self.disable_type_dedupe)
+        number = Kind.NUMBER if self.unconstrained_number else Kind.DECIMAL
+        return Layout(self.raw_retention, self.disable_type_dedupe, number)
 
     @property
     def limits(self) -> Limits:
@@ -108,7 +113,6 @@ class DestinationSettings(ConnectionSettings):
         super().refuse_unsupported()
         unsupported = {
             "cdc_deletion_mode Soft delete": self.cdc_deletion_mode == "Soft delete",
-            "unconstrained_number false": not self.unconstrained_number,
         }
         for option, asked in unsupported.items():
             if asked:

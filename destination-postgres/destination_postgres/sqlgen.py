@@ -55,6 +55,14 @@ def add_column(table: Table, column: str, sql_type: str) -> sql.Composed:
     return sql.SQL("alter table {} add column {} {}").format(table.sql, name(column), sql.SQL(sql_type))
 
 
+def change_types(table: Table, types: Mapping[str, str]) -> sql.Composed:
+    """ALTER TABLE … TYPE of some columns; ``types`` are trusted SQL."""
+    changes = (
+        sql.SQL("alter column {} type {}").format(name(column), sql.SQL(sql_type)) for column, sql_type in types.items()
+    )
+    return sql.SQL("alter table {} {}").format(table.sql, sql.SQL(", ").join(changes))
+
+
 def create_schema(schema: str) -> sql.Composed:
     """CREATE SCHEMA."""
     return sql.SQL("create schema {}").format(name(schema))

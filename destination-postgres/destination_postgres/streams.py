@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import naming
-from destination_postgres.columns import Column, columns_of
+from destination_postgres.columns import Column, Kind, columns_of
 from destination_postgres.naming import TableNames
 from destination_postgres.rawrow import Retention
 from destination_postgres.sqlgen import Dedup, Table
@@ -19,10 +19,12 @@ DELETED_AT_FIELD = "_ab_cdc_deleted_at"
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tables the streams of a sync have: what raw ones keep of their rows, and whether there are only those."""
+    """Which tables the streams of a sync have: what raw ones keep of their rows, whether there are only
+    those, and what column a number gets."""
 
     retention: Retention = "keep"
     raw_only: bool = False
+    number: Kind = Kind.NUMBER
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _plan(
 ) -> StreamPlan:
     _check_generations(configured)
     try:
-        columns = () if layout.raw_only else columns_of(configured.stream.properties)
+        columns = () if layout.raw_only else columns_of(configured.stream.properties, number=layout.number)
     except ConfigError as error:
         error.stream = configured.id
         raise

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import sqlgen
-from destination_postgres.columns import FINAL_META_TYPES, RAW_TYPES
+from destination_postgres.columns import FINAL_META_TYPES, RAW_TYPES, Kind
 from destination_postgres.naming import META_COLUMNS, helper_name
 from destination_postgres.sqlgen import Table
 
@@ -62,6 +63,7 @@ def ensure_table(
         return
     cursor.execute(_COLUMNS, (oid,))
     found = {column: (base, exact) for column, base, exact in cursor.fetchall()}
+    found |= _widened(cursor, table, found, types, stream)
     if not any(column in found for column in META_COLUMNS) and any(column in types for column in META_COLUMNS):
         raise ConfigError(
             f"The table {table} was not made by this connector: it has no _airbyte columns.",
@@ -119,6 +121,32 @@ def _differences(found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str]
     surplus = [column for column in found if column not in wanted]
     shown = (("missing", missing), ("of another type", other), ("not in the stream", surplus))
     return [f"{what}: {', '.join(columns)}" for what, columns in shown if columns]
+
+
+def _widened(
+    cursor: Cursor,
+    table: Table,
+    found: Mapping[str, tuple[str, str]],
+    wanted: Mapping[str, str],
+    stream: StreamName,
+) -> dict[str, tuple[str, str]]:
+    """Take the limits off the numeric columns that are to have none: the server changes no row for that."""
+    limited = [
+        column
+        for column, (base, exact) in found.items()
+        if base == wanted.get(column) == Kind.NUMBER.sql_type and exact != base
+    ]
+    if limited:
+        try:
+            cursor.execute(sqlgen.change_types(table, dict.fromkeys(limited, Kind.NUMBER.sql_type)))
+        except errors.FeatureNotSupported as error:
+            raise ConfigError(
+                f"Numbers of {table} would be cut off, and a view or rule on it keeps the columns from being widened: "
+                f"{', '.join(limited)}.",
+                remedy="Drop the view for the time of one sync, or set unconstrained_number to false.",
+                stream=stream,
+            ) from error
+    return dict.fromkeys(limited, (Kind.NUMBER.sql_type, Kind.NUMBER.sql_type))
 
 
 def _serves(column: str, found: tuple[str, str], wanted: str) -> bool:

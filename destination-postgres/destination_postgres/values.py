@@ -25,6 +25,9 @@ _INT8_MIN = "9223372036854775808"
 # numeric: 131,072 digits before the point and 16,383 after (PostgreSQL documentation, Numeric Types).
 _NUMERIC_WHOLE = 131_072
 _NUMERIC_FRACTION = 16_383
+# decimal(38,9).
+_DECIMAL_WHOLE = 29
+_DECIMAL_FRACTION = 9
 # numeric_in takes no exponent beyond, even behind zeros (before 16 not this one either).
 _EXPONENT_LIMIT = 1_073_741_823
 
@@ -93,6 +96,24 @@ def number_text(text: str, *, judged: bool = True) -> str | None:
     return text.strip()
 
 
+def decimal_text(text: str, *, judged: bool = True) -> str | None:
+    """A number with at most 29 digits before the point; the server rounds it to nine behind it. NaN is one."""
+    matched = _NUMBER.fullmatch(text)
+    if matched is None:
+        return text.strip() if text.strip().lower() == "nan" else None
+    return text.strip() if not judged or _fits_decimal(matched) else None
+
+
+def is_rounded(text: str) -> bool:
+    """Whether ``text``, of decimal_text, has digits that the server's rounding cuts off."""
+    matched = _NUMBER.fullmatch(text)
+    if matched is None:
+        return False
+    digits, shift = _digits(matched)
+    fraction = len(matched.group(3) or matched.group(4) or "")
+    return bool(digits) and fraction - shift - (len(digits) - len(digits.rstrip("0"))) > _DECIMAL_FRACTION
+
+
 def boolean_text(text: str) -> str | None:
     """A JSON true or false; the numbers 1 and 0 are taken as the server takes them."""
     return {"true": "t", "false": "f", "1": "t", "0": "f"}.get(text)
@@ -156,7 +177,7 @@ def from_json(kind: Kind, value: str, *, judged: bool = True) -> str | None:
         return value if value.startswith("[") else None
     if kind is Kind.BOOLEAN:
         return boolean_text(value)
-    if kind in (Kind.INTEGER, Kind.NUMBER):
+    if kind in (Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL):
         return TEXTS[kind](_decode_string(value) if quoted else value, judged=judged)
     return TEXTS[kind](_decode_string(value), judged=judged) if quoted else None
 
@@ -165,6 +186,7 @@ def from_json(kind: Kind, value: str, *, judged: bool = True) -> str | None:
 TEXTS: Mapping[Kind, Judge] = {
     Kind.INTEGER: integer_text,
     Kind.NUMBER: number_text,
+    Kind.DECIMAL: decimal_text,
     Kind.DATE: date_text,
     Kind.TIME: time_text,
     Kind.TIMETZ: timetz_text,
@@ -173,20 +195,31 @@ TEXTS: Mapping[Kind, Judge] = {
 }
 
 
-def _fits_numeric(matched: re.Match[str]) -> bool:
+def _digits(matched: re.Match[str]) -> tuple[str, int]:
+    """The digits of a number, without leading zeros, and by how many the exponent moves the point."""
     _, whole, fraction, bare_fraction, exponent_sign, exponent = matched.groups()
-    whole, fraction = (whole or "").lstrip("0"), fraction or bare_fraction or ""
     exponent = (exponent or "").lstrip("0")
-    if len(exponent) > len(str(_EXPONENT_LIMIT)):
+    # A size, not a value; cut where it is beyond every limit.
+    shift = int(exponent[: len(str(_EXPONENT_LIMIT)) + 1] or "0") * (-1 if exponent_sign == "-" else 1)
+    return f"{whole or ''}{fraction or bare_fraction or ''}".lstrip("0"), shift
+
+
+def _fits_numeric(matched: re.Match[str]) -> bool:
+    digits, shift = _digits(matched)
+    fraction = len(matched.group(3) or matched.group(4) or "") - shift
+    if abs(shift) > _EXPONENT_LIMIT or fraction > _NUMERIC_FRACTION:
         return False
-    # A size, not a value: by how many digits the point moves.
-    shift = int(exponent or "0") * (-1 if exponent_sign == "-" else 1)
-    if abs(shift) > _EXPONENT_LIMIT or len(fraction) - shift > _NUMERIC_FRACTION:
+    return not digits or len(digits) - fraction <= _NUMERIC_WHOLE
+
+
+def _fits_decimal(matched: re.Match[str]) -> bool:
+    digits, shift = _digits(matched)
+    whole = len(digits) + shift - len(matched.group(3) or matched.group(4) or "")
+    if not _fits_numeric(matched) or (digits and whole > _DECIMAL_WHOLE):
         return False
-    behind_zeros = fraction.lstrip("0")
-    if not whole and not behind_zeros:
-        return True
-    return (len(whole) or len(behind_zeros) - len(fraction)) + shift <= _NUMERIC_WHOLE
+    # Nothing but nines may be rounded up to one digit more.
+    nines = _DECIMAL_WHOLE + _DECIMAL_FRACTION
+    return whole < _DECIMAL_WHOLE or len(digits) <= nines or digits[:nines] != "9" * nines
 
 
 def _whole_of_exponent(text: str, *, judged: bool) -> str | None:

@@ -27,7 +27,7 @@ def settings(**more: Any) -> DestinationSettings:
         {},
         {"ssl": False, "ssl_mode": {"mode": "disable"}, "tunnel_method": {"tunnel_method": "NO_TUNNEL"}},
         {"raw_data_schema": "raw", "disable_type_dedupe": False, "drop_cascade": True, "jdbc_url_params": None},
-        {"cdc_deletion_mode": "Hard delete", "unconstrained_number": True, "raw_retention": "typed"},
+        {"cdc_deletion_mode": "Hard delete", "unconstrained_number": False, "raw_retention": "typed"},
         {"disable_type_dedupe": True, "raw_retention": "keep"},
         {"something_of_a_later_version": {"a": 1}},
     ],
@@ -41,7 +41,6 @@ def test_accepted(more: dict[str, Any]):
     [
         ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
         ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
-        ({"unconstrained_number": False}, "unconstrained_number false is not supported yet"),
         ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "SSH tunnels are not supported yet"),
     ],
 )

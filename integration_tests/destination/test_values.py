@@ -13,7 +13,7 @@ import pytest
 
 from destination_postgres import values
 from destination_postgres.columns import Kind
-from integration_tests.destination.writing import one, raw_count, record, sync
+from integration_tests.destination.writing import one, raw_count, record, status, sync, write
 from integration_tests.support.catalogs import stream
 from integration_tests.support.databases import Database
 
@@ -92,6 +92,7 @@ def numbers() -> list[str]:
         (Kind.TIME, "time", times),
         (Kind.TIMETZ, "timetz", times),
         (Kind.NUMBER, "numeric", numbers),
+        (Kind.DECIMAL, "numeric(38,9)", numbers),
         (Kind.INTEGER, "bigint", numbers),
     ],
 )
@@ -166,6 +167,46 @@ def test_digits_are_exact(destination_db):
     assert rows(destination_db, "n::text, m::text, o ->> 'n', s") == [(integer, decimal, integer, decimal)]
     raw = "select _airbyte_data ->> 'n', _airbyte_data ->> 'm' from airbyte_internal.public_raw__stream_t"
     assert destination_db.rows(raw) == [(integer, decimal)]
+
+
+def test_a_decimal_column_says_what_it_cut_off(destination_db):
+    kept = ["0", "1.500000000000", "-0.123456789", "9" * 29, "12e27", "0e-99", "NaN", "1e-9", "99999999.999999999e20"]
+    rounded = ["0.1234567891", "-0.00000000049", "1e-10", "123456789012345678901234567.8901234567", "0.99999999999"]
+    refused = ["1" * 30, "1e29", "9" * 29 + ".9999999999", "Infinity", "-1e400", "about 5"]
+    texts = [*kept, *rounded, *refused]
+    lines = b"".join(record({"id": number, "n": text}, "t") for number, text in enumerate(texts))
+    catalog = table({"id": "integer", "n": "number"})
+    sync(destination_db, catalog, lines, unconstrained_number=False)
+    assert destination_db.value("select format_type(atttypid, atttypmod) from pg_attribute where attname = 'n'") == (
+        "numeric(38,9)"
+    )
+    destination_db.execute(TRY)
+    changed = "(_airbyte_meta #> '{changes,0}') - 'field'"
+    truncated = {"change": "TRUNCATED", "reason": "DESTINATION_FIELD_SIZE_LIMITATION"}
+    found = destination_db.rows(f"select n::text, {changed} from public.t order by id")
+    for text, (value, change) in zip(texts, found, strict=True):
+        wanted = None if text in kept else truncated if text in rounded else NULLED
+        assert (text, change) == (text, wanted)
+        assert value == (
+            None if text in refused else destination_db.value("select public.try(%s, 'numeric(38,9)')", text)
+        )
+
+
+def test_a_decimal_column_of_2x_is_widened(destination_db):
+    catalog = table({"n": "number", "m": "number"})
+    sync(destination_db, catalog, record({"n": 1.5, "m": 2}, "t"), unconstrained_number=False)
+    destination_db.execute("create view public.v as select n from public.t")
+    refused = write(destination_db, catalog, record({"n": 1e40, "m": 1}, "t") + status("t"))
+    assert refused.exit_code == 1
+    assert refused.error is not None
+    assert refused.error["failure_type"] == "config_error"
+    assert "unconstrained_number" in refused.error["message"]
+    destination_db.execute("drop view public.v")
+    sync(destination_db, catalog, record('{"n":1e40,"m":0.12345678901}', "t"))
+    assert rows(destination_db, "n::text, m::text") == [
+        ("1.500000000", "2.000000000"),
+        ("1" + "0" * 40, "0.12345678901"),
+    ]
 
 
 def test_infinities(destination_db):
