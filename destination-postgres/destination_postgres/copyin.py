@@ -109,7 +109,7 @@ class _Isolation:
                 position += count
                 count, is_cut = (1 if is_cut else 2 * count), False
             elif count == 1:
-                self._add_mended(bytes(self._rows[position]), refusal)
+                self._add_mended(self._rows[position], refusal)
                 position += 1
                 count, behind_mended = max(2 * (position - 1 - behind_mended), 1), position
             elif refusal.is_number and not has_no_huge_numbers:
@@ -129,7 +129,7 @@ class _Isolation:
         for position in range(start, len(self._rows)):
             if not jsontext.may_have_huge_number(self._rows[position]):
                 continue
-            parts = self._copy.rows.open(bytes(self._rows[position]))
+            parts = self._copy.rows.open(self._rows[position])
             huge = [part for part in parts.filled() if parts.is_huge(part)]
             for part in huge:
                 parts.weaken(part, HUGE_NUMBER)
@@ -137,7 +137,7 @@ class _Isolation:
                 self._rows[position] = parts.joined()
                 self._mended_count += 1
 
-    def _add_mended(self, row: bytes, refusal: Refusal) -> None:
+    def _add_mended(self, row: _Row, refusal: Refusal) -> None:
         parts = self._copy.rows.open(row)
         left = self._add_weakened(parts, refusal)
         if left is not None:
@@ -172,7 +172,7 @@ class _Isolation:
 
         def lightened(count: int) -> list[bytes]:
             parts = self._copy.rows.open(row)
-            for part in sorted(parts.filled(), key=lambda part: -len(parts.text(part)))[:count]:
+            for part in sorted(parts.filled(), key=lambda part: -parts.size(part))[:count]:
                 parts.nullify(part, refusal)
             return [parts.joined()]
 
