@@ -135,7 +135,7 @@ class _Isolation:
         for position in range(start, len(self._rows)):
             if not jsontext.may_have_huge_number(self._rows[position]):
                 continue
-            parts = self._copy.rows.open(bytes(self._rows[position]))
+            parts = self._copy.rows.open(self._rows[position])
             huge = [part for part in parts.filled() if parts.is_huge(part)]
             for part in huge:
                 parts.weaken(part, HUGE_NUMBER)
@@ -143,7 +143,7 @@ class _Isolation:
                 self._rows[position] = self._mended[position] = parts.joined()
 
     def _add_mended(self, position: int, refusal: Refusal) -> None:
-        parts = self._copy.rows.open(bytes(self._rows[position]))
+        parts = self._copy.rows.open(self._rows[position])
         left = self._add_weakened(parts, refusal)
         if left is not None:
             # What came with the record's meta, or a field's name in it.
@@ -177,7 +177,7 @@ class _Isolation:
 
         def lightened(count: int) -> list[bytes]:
             parts = self._copy.rows.open(row)
-            for part in sorted(parts.filled(), key=lambda part: -len(parts.text(part)))[:count]:
+            for part in sorted(parts.filled(), key=lambda part: -parts.size(part))[:count]:
                 parts.nullify(part, refusal)
             return [parts.joined()]
 

@@ -41,7 +41,7 @@ class FinalRows:
         """The raw id of a row."""
         return row.split(b"\t")[len(self._columns)].decode()
 
-    def open(self, row: bytes) -> FinalParts:
+    def open(self, row: bytes | memoryview) -> FinalParts:
         """One row, taken apart."""
         return FinalParts(self._columns, row)
 
@@ -49,17 +49,20 @@ class FinalRows:
 class FinalParts(Parts):
     """One row."""
 
-    def __init__(self, columns: Sequence[Column], line: bytes) -> None:
-        *self._cells, raw_id, extracted_at, generation, meta = line[:-1].split(b"\t")
+    def __init__(self, columns: Sequence[Column], line: bytes | memoryview) -> None:
+        *self._cells, raw_id, extracted_at, generation, meta = bytes(line).split(b"\t")
         self._columns = columns
         self._stamps = (raw_id, extracted_at, generation)
-        super().__init__(_json_text(meta))
+        super().__init__(_json_text(meta.removesuffix(b"\n")))
 
     def filled(self) -> list[int]:
         return [part for part, cell in enumerate(self._cells) if cell != _NULL]
 
-    def text(self, part: int) -> bytes:
-        return self._cells[part]
+    def size(self, part: int) -> int:
+        return len(self._cells[part])
+
+    def is_ascii(self, part: int) -> bool:
+        return self._cells[part].isascii() and b"\\u" not in self._cells[part]
 
     def column(self, part: int) -> str | None:
         return self._columns[part].name

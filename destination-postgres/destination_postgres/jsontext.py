@@ -27,7 +27,7 @@ _MAY_BE_HUGE = re.compile(rb"[eE][+-]?[0-9]{5}|[0-9]{6000}")
 _NOT_ASCII = re.compile("[^\0-\x7f]")
 
 
-def members(text: bytes) -> dict[str, Raw]:
+def members(text: bytes | memoryview) -> dict[str, Raw]:
     """The members of the JSON object ``text``, nested to any depth; of equal names the last.
 
     Raises msgspec.DecodeError or UnicodeDecodeError for what is none.
@@ -36,8 +36,9 @@ def members(text: bytes) -> dict[str, Raw]:
         return _decode_members(text)
     except RecursionError:
         # Slices of Raw are checked for nothing, so the whole is.
-        text.decode()
-        return _members(text)
+        whole = bytes(text)
+        whole.decode()
+        return _members(whole)
 
 
 def has_huge_number(text: bytes) -> bool:

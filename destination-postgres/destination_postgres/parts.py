@@ -39,8 +39,12 @@ class Parts(abc.ABC):
         """The parts that the server may refuse."""
 
     @abc.abstractmethod
-    def text(self, part: int) -> bytes:
-        """What a part is now."""
+    def size(self, part: int) -> int:
+        """The length of a part, in bytes."""
+
+    @abc.abstractmethod
+    def is_ascii(self, part: int) -> bool:
+        r"""Whether a part has neither a character beyond ASCII nor a ``\u`` escape of one."""
 
     @abc.abstractmethod
     def is_huge(self, part: int) -> bool:
@@ -68,10 +72,10 @@ class Parts(abc.ABC):
 
     def suspects(self, refusal: Refusal) -> list[int]:
         """The parts that may be what was refused, the likeliest first."""
-        parts = self.filled()
+        parts = [] if refusal.is_of_row else self.filled()
         if refusal.is_encoding:
-            parts = [part for part in parts if not (text := self.text(part)).isascii() or b"\\u" in text]
-        return sorted(parts, key=lambda part: (self.column(part) != refusal.column, -len(self.text(part))))
+            parts = [part for part in parts if not self.is_ascii(part)]
+        return sorted(parts, key=lambda part: (self.column(part) != refusal.column, -self.size(part)))
 
     def spell_meta_plainly(self) -> None:
         """Reduce the changes to the protocol's members, in ASCII: what came with the record may be refused, too."""
@@ -105,8 +109,8 @@ class Rows(Protocol):
     def ends(self, chunk: bytes) -> Iterator[int]:
         """Where each row of ``chunk`` ends."""
 
-    def open(self, row: bytes) -> Parts:
-        """One row, taken apart."""
+    def open(self, row: bytes | memoryview) -> Parts:
+        """One row, taken apart. It may be a fifth of the memory that there is: no copy is made but of parts."""
 
 
 def _in_ascii(change: Change) -> Change:

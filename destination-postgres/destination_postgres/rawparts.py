@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -20,6 +21,16 @@ _JSONB_LIMIT = 0x0FFFFFFF
 _encoded = msgspec.json.encode
 
 
+class _Form(enum.Enum):
+    """How a field is written: as it came; its JSON text in a string; where the database's encoding lacks characters."""
+
+    JSON = enum.auto()
+    TEXT = enum.auto()
+    TEXT_IN_ASCII = enum.auto()
+    NAMED_IN_ASCII = enum.auto()
+    ALL_IN_ASCII = enum.auto()
+
+
 class RawRows:
     """The rows of one stream (parts.Rows)."""
 
@@ -34,7 +45,7 @@ class RawRows:
         """Where each row ends."""
         return rawrow.ends(chunk)
 
-    def open(self, row: bytes) -> RawParts:
+    def open(self, row: bytes | memoryview) -> RawParts:
         """One row, taken apart."""
         return RawParts(row)
 
@@ -42,31 +53,43 @@ class RawRows:
 class RawParts(Parts):
     """One row. A field that is refused becomes a string with its JSON text, or null where that is refused as well."""
 
-    def __init__(self, row: bytes) -> None:
-        self._row = rawrow.split(row)
+    def __init__(self, row: bytes | memoryview) -> None:
+        self._row = rawrow.split(memoryview(row))
         members = jsontext.members(self._row.data)
         self._names = list(members)
         self._values: list[bytes | Raw] = list(members.values())
-        self._forms: dict[int, Iterator[tuple[str, bytes]]] = {}
-        super().__init__(self._row.meta)
+        self._forms: dict[int, _Form] = {}
+        self._originals: dict[int, tuple[str, bytes | Raw]] = {}
+        super().__init__(bytes(self._row.meta))
 
     def filled(self) -> list[int]:
         return list(range(len(self._names)))
 
-    def text(self, part: int) -> bytes:
-        return _encoded(self._names[part]) + bytes(self._values[part])
+    def size(self, part: int) -> int:
+        return len(self._values[part])
+
+    def is_ascii(self, part: int) -> bool:
+        value = bytes(self._values[part])
+        return self._names[part].isascii() and value.isascii() and b"\\u" not in value
 
     def is_huge(self, part: int) -> bool:
         return jsontext.has_huge_number(bytes(self._values[part]))
 
     def weaken(self, part: int, refusal: Refusal) -> bool:
-        forms = self._forms.setdefault(part, _weaker(self._names[part], bytes(self._values[part])))
-        form = next(forms, None)
-        if form is None:
-            self._names[part] = jsontext.in_ascii(self._names[part])
+        name, raw = self._originals.setdefault(part, (self._names[part], self._values[part]))
+        form = _weaker(self._forms.get(part, _Form.JSON), refusal, name)
+        if form is None or (form is _Form.TEXT and len(raw) > _JSONB_LIMIT):
             self.nullify(part, refusal)
             return False
-        self._put(part, *form, refusal)
+        value = bytes(raw)
+        if form in (_Form.TEXT_IN_ASCII, _Form.ALL_IN_ASCII):
+            value = jsontext.in_ascii(value.decode()).encode()
+        if form is not _Form.NAMED_IN_ASCII:
+            value = jsontext.quoted(value)
+        if form in (_Form.NAMED_IN_ASCII, _Form.ALL_IN_ASCII):
+            name = jsontext.in_ascii(name)
+        self._forms[part] = form
+        self._put(part, name, value, refusal)
         return True
 
     def nullify(self, part: int, refusal: Refusal) -> None:
@@ -90,13 +113,13 @@ class RawParts(Parts):
         self._noted[part] = Change(name, done, changes.RECORD_SIZE if refusal.is_limit else changes.SERIALIZATION)
 
 
-def _weaker(name: str, value: bytes) -> Iterator[tuple[str, bytes]]:
-    """What to try in the place of a field that was refused: name and value; before its value is given up, its name."""
-    plain_name, plain_value = jsontext.in_ascii(name), value
-    if not value.isascii():
-        plain_value = jsontext.in_ascii(value.decode()).encode()
-    texts = [jsontext.quoted(text) for text in dict.fromkeys((value, plain_value)) if len(text) <= _JSONB_LIMIT]
-    yield from ((name, text) for text in texts)
-    if plain_name != name:
-        yield name, b"null"
-        yield from ((plain_name, form) for form in (value, *texts))
+def _weaker(form: _Form, refusal: Refusal, name: str) -> _Form | None:
+    """The form to try behind ``form``, which was refused; None if there is none."""
+    if form is _Form.NAMED_IN_ASCII:
+        return _Form.ALL_IN_ASCII
+    if form is _Form.JSON and not refusal.is_encoding:
+        return _Form.TEXT
+    if form in (_Form.JSON, _Form.TEXT) and refusal.is_encoding:
+        return _Form.TEXT_IN_ASCII
+    # It was the name.
+    return _Form.NAMED_IN_ASCII if form is _Form.TEXT_IN_ASCII and refusal.is_encoding and not name.isascii() else None

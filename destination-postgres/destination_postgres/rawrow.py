@@ -41,11 +41,11 @@ _COUNT_BYTES, _LENGTH_BYTES, _VERSION_BYTES = 2, 4, 1
 class RawRow(NamedTuple):
     """A row taken apart; ``head``, ``times`` and ``generation`` as they were, with their lengths."""
 
-    head: bytes
-    data: bytes
-    times: bytes
-    meta: bytes
-    generation: bytes
+    head: memoryview
+    data: memoryview
+    times: memoryview
+    meta: memoryview
+    generation: memoryview
 
 
 def moment(milliseconds: int) -> bytes:
@@ -69,7 +69,7 @@ def ends(chunk: bytes) -> Iterator[int]:
         yield position
 
 
-def split(row: bytes) -> RawRow:
+def split(row: memoryview) -> RawRow:
     """``row``, taken apart."""
     (_, id_end), (data, data_end), _, (_, times_end), (meta, meta_end), _ = _fields(row, 0)
     return RawRow(
@@ -88,7 +88,7 @@ def joined(row: RawRow, data: Sequence[bytes | Raw], meta: bytes) -> bytes:
     return b"".join((row.head, heads[0], *data, row.times, heads[1], meta, row.generation))
 
 
-def _fields(chunk: bytes, position: int) -> Iterator[tuple[int, int]]:
+def _fields(chunk: bytes | memoryview, position: int) -> Iterator[tuple[int, int]]:
     """Beginning and end of the fields of the row at ``position``."""
     position += _COUNT_BYTES
     for _ in range(_FIELDS):

@@ -55,6 +55,11 @@ class Refusal:
         """Whether the database's encoding lacks a character."""
         return self.code in _ENCODING
 
+    @property
+    def is_of_row(self) -> bool:
+        """Whether every value had been taken when the row was refused."""
+        return self.line > 0 and self.column is None and not self.is_encoding
+
 
 # What a number inside jsonb would be refused with, for those that are found without asking.
 HUGE_NUMBER = Refusal(_NUMERIC_OUT_OF_RANGE, 0, None)
@@ -74,8 +79,8 @@ def refusal_of(error: psycopg2.Error, table: Table, columns: Collection[str]) ->
         return Refusal(code, 0, None)
     column = place.group(2) if place.group(2) in columns else None
     refusal = Refusal(code, int(place.group(1)), column)
-    # Every column was taken when a trigger or a check did its division by zero.
-    return None if column is None and not refusal.is_limit and not refusal.is_encoding else refusal
+    # A trigger or a check did its division by zero.
+    return None if refusal.is_of_row and not refusal.is_limit else refusal
 
 
 def broken_rule(error: psycopg2.Error, table: Table, stream: StreamName) -> ConfigError | None:
