@@ -132,12 +132,13 @@ def test_a_deadlock_with_another_session_is_tried_again(destination_db):
     with start(destination_db) as running, blocker.cursor() as cursor:
         running.write(state(0, None))
         running.wait_for(is_state)
-        # The destination writes raw, then final. We hold final and want raw: one of us must give way. Our patience is
+        # The destination writes final, then raw. We hold raw and want final: one of us must give way. Our patience is
         # the longer one, so it is the destination.
-        cursor.execute("set deadlock_timeout = '20s'; lock table public.users in access exclusive mode")
+        raw = "airbyte_internal.public_raw__stream_users"
+        cursor.execute(f"set deadlock_timeout = '20s'; lock table {raw} in access exclusive mode")
         running.write(record({"id": 1, "name": "a"}) + state(1))
         wait_until(lambda: destination_db.value(WAITING) == 1, 30, "the flush waits for the lock")
-        cursor.execute("lock table airbyte_internal.public_raw__stream_users in access exclusive mode")
+        cursor.execute("lock table public.users in access exclusive mode")
         blocker.rollback()
         running.wait_for(is_state, count=2)
         running.write(status())
