@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -260,3 +261,96 @@ def test_a_serialisation_failure_is_tried_again_and_not_for_ever(destination_db,
     assert raw_count(destination_db) == len(outcome.states)
     if outcome.error is not None:
         assert outcome.error["failure_type"] == "transient_error"
+
+
+# What a role, a database or a pooler's last client may have left in the session.
+ODD_SETTINGS = {
+    "timezone": "Asia/Kathmandu",
+    "datestyle": "German, DMY",
+    "intervalstyle": "iso_8601",
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "search_path": "evil, pg_catalog",
+    "default_transaction_read_only": "on",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+    "synchronous_commit": "off",
+    "statement_timeout": "60s",
+    "standard_conforming_strings": "off",
+    "backslash_quote": "on",
+    "transform_null_equals": "on",
+    "client_min_messages": "debug1",
+    "row_security": "off",
+    "log_statement": "all",
+}
+EVIL = """
+create schema evil;
+create function evil.now() returns timestamptz language sql as $$ select timestamptz 'epoch' $$;
+create function evil.bool_or(boolean) returns boolean language sql as $$ select false $$;
+create table evil.pg_class (oid oid, relname name, relnamespace oid, relkind "char");
+create function evil.older(timestamptz, timestamptz) returns boolean language sql as $$ select true $$;
+create operator evil.> (leftarg = timestamptz, rightarg = timestamptz, procedure = evil.older)
+"""
+
+
+@pytest.fixture
+def odd_role(destination_db) -> Iterator[str]:
+    """A role with ODD_SETTINGS that may create schemas; its password is its name."""
+    role = f"odd_{destination_db.name}"
+    destination_db.execute(EVIL)
+    destination_db.execute(f"create role {role} login password '{role}'")
+    destination_db.execute(f"grant create on database {destination_db.name} to {role}")
+    destination_db.execute(f"grant usage on schema evil to {role}")
+    destination_db.execute(f"grant all on schema public to {role}")
+    for setting, value in ODD_SETTINGS.items():
+        listed = value if setting == "search_path" else f"'{value}'"
+        destination_db.execute(f"alter role {role} set {setting} = {listed}")
+    yield role
+    destination_db.execute(f"drop owned by {role}")
+    destination_db.execute(f"drop role {role}")
+
+
+def test_what_the_session_is_set_to_does_not_matter_and_stays_as_it_is(destination_db, odd_role):
+    columns = {"id": "integer", "at": "timestamptz", "local": "timestamp", "day": "date", "n": "number", "o": "object"}
+    streams = [stream(name, columns, key=["id"], cdc=True) for name in ("kept", "newest")]
+    catalog = merged(configured(streams[:1], destination="append"), configured(streams[1:]))
+    data = {"id": 1, "at": "2023-02-01T12:00:00", "local": "2023-02-01T12:00:00", "day": "2023-02-01", "n": 0.1}
+    data |= {"o": {"a": "\\'"}, "_ab_cdc_lsn": 5}
+    late = {**data, "day": "2022-12-31", "_ab_cdc_lsn": 4}
+    lines = records([data, late], "kept") + records([data], "newest") + state(1, None) + records([late], "newest")
+    logged = len(destination_db.server.log_tail(1 << 30))
+    # A transaction each: what the first has left meets the second.
+    sync(destination_db, catalog, lines, username=odd_role, password=odd_role, flush_bytes=1)
+    destination_db.execute("set timezone = 'UTC'")
+    destination_db.execute("set datestyle = 'ISO, YMD'")
+    shown = ("2023-02-01 12:00:00+00", "2023-02-01 12:00:00", "2023-02-01", "0.1", {"a": "\\'"})
+    for name, days in (("kept", ["2022-12-31", "2023-02-01"]), ("newest", ["2023-02-01"])):
+        found = destination_db.rows(
+            f"select at::text, local::text, day::text, n::text, o from public.{name} order by day"
+        )
+        assert found == [(*shown[:2], day, *shown[3:]) for day in days]
+    raw = "airbyte_internal.public_raw__stream_kept"
+    assert destination_db.value(f"select count(*) from {raw} where _airbyte_loaded_at > now() - interval '1 h'") == 2
+    statements = of_the_destination(destination_db.server.log_tail(1 << 30)[logged:])
+    assert any(statement.startswith("set local") for statement in statements)
+    assert [statement for statement in statements if re.match(SESSION_STATE, statement)] == []
+
+
+# What would outlive a transaction, and meet the pooler's next client. The driver's own word, when it connects, is about
+# a setting that poolers keep track of.
+SESSION_STATE = (
+    r"set (?!local |datestyle to 'iso'$)|prepare|listen|declare .* with hold|create temp|discard|"
+    r".*pg_(try_)?advisory_lock"
+)
+
+
+def of_the_destination(log: str) -> list[str]:
+    """The statements that a log shows of it, one by one, in lower case."""
+    found: list[str] = []
+    is_ours = False
+    for line in log.splitlines():
+        if not line.startswith("\t"):
+            is_ours = "destination-postgres LOG:  statement: " in line
+        if is_ours:
+            found += [part.strip().lower() for part in line.split("statement: ")[-1].split(";")]
+    return found
