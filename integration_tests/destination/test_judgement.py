@@ -26,7 +26,7 @@ from integration_tests.destination.writing import one
 from integration_tests.support.catalogs import stream
 from integration_tests.support.databases import Database
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "id": "integer",
     "ts": "timestamp",
     "tstz": "timestamptz",
