@@ -1,29 +1,22 @@
 """COPY … FROM STDIN of rows that are already made; a value that the server refuses does not keep its row out.
 
-How refused rows are found, and what it costs:
-
-1. All rows go in one COPY. Its savepoint is set and released in the same message: no round trip more.
-2. A COPY that is refused is cut in front of the row that the server tells of, or halved; one that passes is followed
-   by one of twice as many rows. So rows are sent a few times at most, however many are refused.
-3. A row that is refused by itself is taken apart (parts.py): the server is asked about one part at a time.
-
-JSON numbers that jsonb cannot hold need no asking: all of them are replaced when the first was refused.
+The savepoint that a refusal is undone to is set and released in the COPY's own message: no round trip more.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import StreamName, SystemFault
-from destination_postgres import jsontext, sqlgen
-from destination_postgres.parts import Parts, Rows
-from destination_postgres.refusals import HUGE_NUMBER, Refusal, broken_rule, refusal_of
+from destination_postgres import sqlgen
+from destination_postgres.isolation import Isolation
+from destination_postgres.parts import Rows
+from destination_postgres.refusals import Refusal, broken_rule, refusal_of
 from destination_postgres.sqlgen import Table
 
 # libpq copies each piece into its own buffer, which it then keeps.
@@ -32,8 +25,6 @@ PIECE_BYTES = 1 << 20
 _UNDO = "rollback to savepoint rows; release savepoint rows"
 
 _log = logging.getLogger(__name__)
-
-_Row: TypeAlias = "bytes | memoryview"
 
 
 def copy_in(
@@ -49,7 +40,7 @@ def copy_in(
     refusal = copy.refused(chunks)
     if refusal is None:
         return {}
-    mended = _Isolation(copy, chunks).load(refusal)
+    mended = Isolation(copy, chunks).load(refusal)
     _log.info(
         "values that the server refuses were replaced: table=%s sqlstate=%s rows=%d", table, refusal.code, len(mended)
     )
@@ -87,7 +78,7 @@ class _Copy:
             return refusal
         return None
 
-    def refuses_all_of(self, refusal: Refusal) -> SystemFault:
+    def failure(self, refusal: Refusal) -> SystemFault:
         """The error for a row that is refused whatever is left out of it."""
         return SystemFault(
             "The server refuses a row, but no value of it.",
@@ -95,100 +86,6 @@ class _Copy:
             detail=f"SQLSTATE {refusal.code}, table {self._table}",
             stream=self._stream,
         )
-
-
-class _Isolation:
-    """Adds rows of which some are refused."""
-
-    def __init__(self, copy: _Copy, chunks: Iterable[bytes]) -> None:
-        self._copy = copy
-        self._rows: list[_Row] = [row for chunk in chunks for row in _split(copy.rows, chunk)]
-        self._mended: dict[int, bytes] = {}
-
-    def load(self, refusal: Refusal | None) -> Mapping[int, bytes]:
-        """Add all rows; ``refusal`` is that of all of them at once. Returns those that were changed, by position."""
-        position, count, behind_mended = 0, len(self._rows), 0
-        # Whether the next COPY is of the rows in front of the one that the server told of.
-        is_cut = has_no_huge_numbers = False
-        while True:
-            if refusal is None:
-                position += count
-                count, is_cut = (1 if is_cut else 2 * count), False
-            elif count == 1:
-                self._add_mended(position, refusal)
-                position += 1
-                count, behind_mended = max(2 * (position - 1 - behind_mended), 1), position
-            elif refusal.is_number and not has_no_huge_numbers:
-                self._replace_huge_numbers(position)
-                has_no_huge_numbers = True
-            elif not is_cut and 0 < refusal.line <= count:
-                count, is_cut = max(refusal.line - 1, 1), refusal.line > 1
-            else:
-                # The server told nothing, or what it told was wrong.
-                count, is_cut = count // 2, False
-            if position >= len(self._rows):
-                return self._mended
-            count = min(count, len(self._rows) - position)
-            refusal = self._copy.refused(_joined(self._rows[position : position + count]))
-
-    def _replace_huge_numbers(self, start: int) -> None:
-        for position in range(start, len(self._rows)):
-            if not jsontext.may_have_huge_number(self._rows[position]):
-                continue
-            parts = self._copy.rows.open(self._rows[position])
-            huge = [part for part in parts.filled() if parts.is_huge(part)]
-            for part in huge:
-                parts.weaken(part, HUGE_NUMBER)
-            if huge:
-                self._rows[position] = self._mended[position] = parts.joined()
-
-    def _add_mended(self, position: int, refusal: Refusal) -> None:
-        parts = self._copy.rows.open(self._rows[position])
-        left = self._add_weakened(parts, refusal)
-        if left is not None:
-            # What came with the record's meta, or a field's name in it.
-            parts.spell_meta_plainly()
-            left = self._copy.refused([parts.joined()])
-        if left is not None and left.is_limit:
-            left = self._add_without_largest(parts.joined(), left)
-        if left is not None:
-            raise self._copy.refuses_all_of(left)
-        self._mended[position] = parts.joined()
-
-    def _add_weakened(self, parts: Parts, refusal: Refusal) -> Refusal | None:
-        """Add the row without what the server refuses of it part by part; why it is refused still, or None."""
-        asked: set[int] = set()
-        left: Refusal | None = refusal
-        while left is not None:
-            part = next((part for part in parts.suspects(left) if part not in asked), None)
-            if part is None:
-                return left
-            asked.add(part)
-            found = self._copy.refused([parts.alone(part)], only_ask=True)
-            if found is None:
-                continue
-            while found is not None and parts.weaken(part, found):
-                found = self._copy.refused([parts.alone(part)], only_ask=True)
-            left = self._copy.refused([parts.joined()])
-        return None
-
-    def _add_without_largest(self, row: bytes, refusal: Refusal) -> Refusal | None:
-        """Add a row whose parts are too large together, with as few of the largest left out as the server allows."""
-
-        def lightened(count: int) -> list[bytes]:
-            parts = self._copy.rows.open(row)
-            for part in sorted(parts.filled(), key=lambda part: -parts.size(part))[:count]:
-                parts.nullify(part, refusal)
-            return [parts.joined()]
-
-        fewest, most = 1, len(self._copy.rows.open(row).filled())
-        while fewest < most:
-            middle = (fewest + most) // 2
-            if self._copy.refused(lightened(middle), only_ask=True) is None:
-                most = middle
-            else:
-                fewest = middle + 1
-        return self._copy.refused(lightened(fewest))
 
 
 class _Pieces:
@@ -212,26 +109,3 @@ def _cut(chunks: Iterable[bytes]) -> Iterator[bytes]:
             continue
         for start in range(0, len(chunk), PIECE_BYTES):
             yield chunk[start : start + PIECE_BYTES]
-
-
-def _split(rows: Rows, chunk: bytes) -> Iterator[memoryview]:
-    # A view: the chunk may be one row that is as large as memory allows.
-    whole, start = memoryview(chunk), 0
-    for end in rows.ends(chunk):
-        yield whole[start:end]
-        start = end
-
-
-def _joined(rows: Sequence[_Row]) -> Iterator[bytes]:
-    """Small rows together, large ones in pieces: never a copy of many."""
-    pieces: list[_Row] = []
-    size = 0
-    for row in rows:
-        for start in range(0, len(row), PIECE_BYTES):
-            pieces.append(row[start : start + PIECE_BYTES])
-            size += len(pieces[-1])
-            if size >= PIECE_BYTES:
-                yield b"".join(pieces)
-                pieces, size = [], 0
-    if pieces:
-        yield b"".join(pieces)

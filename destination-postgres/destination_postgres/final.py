@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
@@ -14,6 +15,7 @@ from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.finalparts import FinalRows
 from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID
+from destination_postgres.refusals import broken_rule
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
 from destination_postgres.tables import ensure_key_index, ensure_table
@@ -74,7 +76,7 @@ def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[byte
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
     """Add the rows of ``origin`` to ``target`` as if they were loaded now; its deletions first."""
     if plan.dedup is None:
-        cursor.execute(sqlgen.append(target.final, origin.final, plan.final_columns))
+        _change(cursor, plan, target.final, sqlgen.append(target.final, origin.final, plan.final_columns))
         return
     if origin.tombstones is not None and target.tombstones is not None:
         for null_parts in _null_patterns(cursor, plan.dedup, origin.tombstones):
@@ -91,7 +93,7 @@ def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) ->
     The table stays, and with it views, grants and publications; readers see the old rows until the commit.
     """
     _change(cursor, plan, target.final, sqlgen.delete_all(target.final))
-    cursor.execute(sqlgen.append(target.final, origin.final, plan.final_columns))
+    _change(cursor, plan, target.final, sqlgen.append(target.final, origin.final, plan.final_columns))
     if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
         columns = sqlgen.tombstone_columns(plan.dedup)
         cursor.execute(sqlgen.delete_all(target.tombstones))
@@ -110,7 +112,7 @@ def _merge(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target
 
 
 def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Composable) -> None:
-    """Run a statement that deletes rows of ``table``."""
+    """Run a statement that deletes or adds rows of ``table``, by which its constraints may be broken."""
     try:
         cursor.execute(statement)
     except errors.ObjectNotInPrerequisiteState as error:
@@ -120,12 +122,11 @@ def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Compo
             remedy=text(remedy, cursor.connection),
             stream=plan.id,
         ) from error
-    except errors.ProgramLimitExceeded as error:
-        raise ConfigError(
-            f"A primary key is too long for an index of {table}.",
-            remedy="Choose a shorter primary key, or drop the index.",
-            stream=plan.id,
-        ) from error
+    except psycopg2.Error as error:
+        rule = broken_rule(error, table, plan.id)
+        if rule is None:
+            raise
+        raise rule from error
 
 
 def _null_patterns(cursor: Cursor, dedup: Dedup, table: Table) -> list[tuple[bool, ...]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psycopg2
 
 from airbyte_pg.errors import ConfigError, StreamName
+from destination_postgres.naming import META
 from destination_postgres.sqlgen import Table
 
 # Data exceptions; limits of the program (a value, a row, an index entry too large) and of its stack.
@@ -27,6 +28,7 @@ _BAD_COPY = "22P04"
 _ENCODING = frozenset({"22P05", "22021"})
 
 _CONSTRAINT_CLASS = "23"
+_NOT_NULL = "23502"
 _RAISED = "P0001"
 # index_form_tuple, index_form_tuple_context: the one place that tells an index entry of more than 8,191 bytes.
 _INDEX_ENTRY = "index_form_tuple"
@@ -60,6 +62,11 @@ class Refusal:
         """Whether every value had been taken when the row was refused."""
         return self.line > 0 and self.column is None and not self.is_encoding
 
+    @property
+    def may_be_of_meta(self) -> bool:
+        """Whether it may be the connector's own column that was refused."""
+        return self.column == META or (self.column is None and not self.is_of_row)
+
 
 # What a number inside jsonb would be refused with, for those that are found without asking.
 HUGE_NUMBER = Refusal(_NUMERIC_OUT_OF_RANGE, 0, None)
@@ -90,7 +97,7 @@ def broken_rule(error: psycopg2.Error, table: Table, stream: StreamName) -> Conf
     """
     code = error.pgcode or ""
     detail = f"SQLSTATE {code}, table {table}"
-    name = error.diag.constraint_name or error.diag.column_name
+    name = error.diag.constraint_name
     if code.startswith(_LIMIT_CLASS):
         which = f"the index {name}" if name else "an index"
         return ConfigError(
@@ -100,7 +107,9 @@ def broken_rule(error: psycopg2.Error, table: Table, stream: StreamName) -> Conf
             stream=stream,
         )
     if code != _BAD_COPY and (code.startswith((_CONSTRAINT_CLASS, _VALUE_CLASS)) or code == _RAISED):
-        which = f"The constraint {name}" if name else "A constraint, a trigger or an index"
+        which = f"The constraint {name}" if name else "A trigger or an index"
+        if code == _NOT_NULL:
+            which = f"The NOT NULL of column {error.diag.column_name}"
         return ConfigError(
             f"{which} of {table} refuses a row.",
             remedy="Drop it: rows are written as the source has them.",

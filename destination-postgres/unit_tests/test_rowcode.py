@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
@@ -320,6 +320,7 @@ rows_of_the_calendar = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(rows, min_size=1, max_size=5) | st.lists(rows_of_the_calendar, min_size=1, max_size=5), st.booleans())
 def test_the_generated_code_says_what_the_exact_judge_says(data: list[dict[str, Any]], ascii_only: bool):
     texts = [json.dumps(one, ensure_ascii=ascii_only) for one in data]

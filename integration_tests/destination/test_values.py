@@ -115,6 +115,9 @@ def test_the_judges_never_take_what_the_server_refuses_or_reads_otherwise(destin
         if of_taken is None and "timestamp" in sql_type and ours.startswith(ENDS_OF_TIME):
             # The zone decides there, and the server knows it.
             continue
+        if of_taken is None and kind is Kind.NUMBER and "inf" in ours.lower():
+            assert destination_db.server.major < 14
+            continue
         assert of_taken is not None, f"{text[:50]!r} became {ours[:50]!r}, which the server refuses"
         # Of what the server refuses in this spelling (1e3 as bigint) we may take more than it does.
         assert of_given in (of_taken, None), text[:50]
@@ -215,7 +218,9 @@ def test_infinities(destination_db):
         destination_db, table(columns), record({"n": "NaN", "m": "-Infinity", "d": "infinity", "ts": "-infinity"}, "t")
     )
     found = rows(destination_db, "n::text, m::text, d::text, ts::text")
-    assert found == [("NaN", "-Infinity", "infinity", "-infinity")]
+    # numeric knows the infinities since 14.
+    number = "-Infinity" if destination_db.server.major >= 14 else None
+    assert found == [("NaN", number, "infinity", "-infinity")]
 
 
 def test_a_value_that_does_not_fit_is_null_with_its_reason_and_the_original_stays_in_raw(destination_db):

@@ -23,12 +23,15 @@ class Database:
     With ``exists`` it is there already (a standby's), and is not ours to drop.
     """
 
-    def __init__(self, server: Server, name: str | None = None, *, exists: bool = False) -> None:
+    def __init__(
+        self, server: Server, name: str | None = None, *, exists: bool = False, encoding: str = "UTF8"
+    ) -> None:
         self.server = server
         self.name = name or f"t_{uuid.uuid4().hex[:12]}"
         self._connection: Connection | None = None
         if not exists:
-            self._in_postgres(sql.SQL("create database {} template template0").format(sql.Identifier(self.name)))
+            statement = "create database {} template template0 encoding {} lc_collate 'C' lc_ctype 'C'"
+            self._in_postgres(sql.SQL(statement).format(sql.Identifier(self.name), sql.Literal(encoding)))
 
     def __enter__(self) -> Database:
         return self
