@@ -5,6 +5,7 @@ Which names a stream's tables have, which generation they hold completely, and w
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from psycopg2 import sql
@@ -13,8 +14,9 @@ from psycopg2.extensions import cursor as Cursor
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import TableNames
-from destination_postgres.sqlgen import Table
+from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan
+from destination_postgres.tables import columns_of
 
 LEDGER_TABLE = "_airbyte_pg_ledger"
 
@@ -30,6 +32,8 @@ _TYPES = {
     # its own (true) or, because there was nothing to replace, in the visible ones.
     "generation_building": "bigint",
     "building_aside": "boolean",
+    # By which rule the rows in the final table are deduplicated, as JSON; NULL for none.
+    "dedup_rule": "character varying",
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
@@ -37,11 +41,15 @@ _KEY = ("namespace", "name")
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger says of a stream's generations; the default is a stream that it does not know."""
+    """What the ledger says of a stream; the default is one that it does not know.
+
+    ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded).
+    """
 
     complete: int | None = None
     building: int | None = None
     aside: bool = False
+    dedup: Dedup | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,10 @@ class Ledger:
         self._table = Table(raw_schema, LEDGER_TABLE)
 
     def ensure(self, cursor: Cursor) -> None:
-        """Create the table if it is missing."""
+        """Create the table if it is missing, and the column that an earlier version did not know."""
         cursor.execute(sqlgen.create_table(self._table, _TYPES, required=_KEY))
+        if "dedup_rule" not in columns_of(cursor, self._table):
+            cursor.execute(sqlgen.add_column(self._table, "dedup_rule", _TYPES["dedup_rule"]))
         index = sqlgen.create_unique_index(f"{LEDGER_TABLE}_stream", self._table, _KEY)
         cursor.execute(index)
 
@@ -106,12 +116,12 @@ class Ledger:
         """What is known of a stream."""
         cursor.execute(
             sql.SQL("select {} from {} where namespace = %s and name = %s").format(
-                names(["generation_complete", "generation_building", "building_aside"]), self._table.sql
+                names(["generation_complete", "generation_building", "building_aside", "dedup_rule"]), self._table.sql
             ),
             (plan.namespace, plan.id.name),
         )
         row = cursor.fetchone()
-        return Entry(row[0], row[1], bool(row[2])) if row else Entry()
+        return Entry(row[0], row[1], bool(row[2]), _rule(row[3])) if row else Entry()
 
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
         """Write what is now so."""
@@ -124,6 +134,7 @@ class Ledger:
             "generation_complete": entry.complete,
             "generation_building": entry.building,
             "building_aside": entry.aside,
+            "dedup_rule": _rule_text(entry.dedup),
         }
         changed = sql.SQL(", ").join(
             sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))
@@ -139,3 +150,17 @@ class Ledger:
             ),
             tuple(values.values()),
         )
+
+
+def _rule_text(dedup: Dedup | None) -> str | None:
+    if dedup is None:
+        return None
+    return json.dumps({"key": dedup.key, "cursor": dedup.cursor, "deleted_at": dedup.deleted_at})
+
+
+def _rule(text: str | None) -> Dedup | None:
+    if text is None:
+        return None
+    rule = json.loads(text)
+    key = tuple(rule["key"])
+    return Dedup(key, rule["cursor"], rule["deleted_at"], hashes=(None,) * len(key))

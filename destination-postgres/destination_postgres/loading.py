@@ -53,7 +53,13 @@ class Loader:
         # A second transaction: the names must be read after whoever created the ledger has committed.
         with transaction(self._connection) as cursor:
             recorded = self._ledger.names(cursor)
-        plans = plan_streams(configured, self._settings.default_schema, self._raw_schema, recorded)
+        plans = plan_streams(
+            configured,
+            self._settings.default_schema,
+            self._raw_schema,
+            recorded,
+            soft_deletes=self._settings.cdc_deletion_mode == "Soft delete",
+        )
         for plan in plans:
             self._streams[plan.id] = OpenStream(plan, retried(partial(self._open_one, plan), creating=True))
         return list(self._streams.values())
@@ -92,26 +98,26 @@ class Loader:
     def _open_one(self, plan: StreamPlan) -> Opening:
         with transaction(self._connection) as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
-            self._ensure(cursor, plan, plan.visible)
-            filled = any(is_filled(cursor, table) for table in plan.visible.tables)
             entry = self._ledger.entry(cursor, plan)
+            self._ensure(cursor, plan, plan.visible, entry)
+            filled = any(is_filled(cursor, table) for table in plan.visible.tables)
             opening = open_generation(plan, entry, filled=filled)
             if opening.adopt:
-                self._ensure(cursor, plan, plan.aside)
+                self._ensure(cursor, plan, plan.aside, entry)
                 raw.move(cursor, plan.aside.raw, plan.visible.raw)
                 final.move(cursor, plan, plan.aside, plan.visible)
             if opening.adopt or opening.discard:
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
             if opening.aside:
-                self._ensure(cursor, plan, plan.aside)
+                self._ensure(cursor, plan, plan.aside, entry)
             final.open_staging(cursor, plan)
             building = opening.generation if opening.building else None
-            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside))
+            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, plan.dedup))
         return opening
 
-    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target) -> None:
+    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target, entry: Entry) -> None:
         raw.ensure(cursor, target.raw, plan.id)
-        final.ensure(cursor, plan, target)
+        final.ensure(cursor, plan, target, entry.dedup)
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]]) -> None:
         with transaction(self._connection) as cursor:
@@ -128,4 +134,4 @@ class Loader:
                 raw.move(cursor, plan.aside.raw, plan.visible.raw)
                 final.replace(cursor, plan, plan.aside, plan.visible)
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
-            self._ledger.record(cursor, plan, Entry(complete=opened.opening.generation))
+            self._ledger.record(cursor, plan, Entry(complete=opened.opening.generation, dedup=plan.dedup))

@@ -36,7 +36,8 @@ class DestinationSettings(ConnectionSettings):
     cdc_deletion_mode: Literal["Hard delete", "Soft delete"] = Field(
         default="Hard delete",
         title="CDC deletion mode",
-        description="What a deletion in the source does to a deduplicated table. Only hard deletes are supported yet.",
+        description="What a deletion in the source does to a deduplicated table: a hard one removes the row, a soft one"
+        " leaves it, with its _ab_cdc_deleted_at set.",
     )
     disable_type_dedupe: bool = Field(
         default=False,
@@ -87,7 +88,6 @@ class DestinationSettings(ConnectionSettings):
         super().refuse_unsupported()
         unsupported = {
             "disable_type_dedupe": self.disable_type_dedupe,
-            "cdc_deletion_mode Soft delete": self.cdc_deletion_mode == "Soft delete",
             f"raw_retention {self.raw_retention}": self.raw_retention != "keep",
             "unconstrained_number false": not self.unconstrained_number,
         }

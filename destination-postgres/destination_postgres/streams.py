@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airbyte_pg.catalog import ConfiguredStream
@@ -14,6 +14,9 @@ from destination_postgres.sqlgen import Dedup, Table
 
 # A CDC source's mark of a deleted row.
 DELETED_AT_FIELD = "_ab_cdc_deleted_at"
+
+# The server's own immutable functions for the types whose values may be too wide for an index.
+_HASHES = {"character varying": "hashtext", "numeric": "hash_numeric", "jsonb": "jsonb_hash"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,12 @@ def plan_streams(
     default_schema: str,
     raw_schema: str,
     recorded: Mapping[tuple[str, str], TableNames],
+    *,
+    soft_deletes: bool = False,
 ) -> list[StreamPlan]:
     """The plans of ``streams``, in order; ``recorded`` are the names of earlier syncs (naming.table_names).
+
+    ``soft_deletes``: rows that are deleted at the source stay, marked.
 
     Raises ConfigError, naming the stream, for what cannot be written.
     """
@@ -72,19 +79,24 @@ def plan_streams(
         raise ConfigError("The catalog has no streams.", remedy="Select at least one.")
     names = naming.table_names([configured.id for configured in streams], default_schema, recorded)
     return [
-        _plan(configured, default_schema, raw_schema, tables) for configured, tables in zip(streams, names, strict=True)
+        _plan(configured, default_schema, raw_schema, tables, soft_deletes=soft_deletes)
+        for configured, tables in zip(streams, names, strict=True)
     ]
 
 
-def _plan(configured: ConfiguredStream, default_schema: str, raw_schema: str, names: TableNames) -> StreamPlan:
+def _plan(
+    configured: ConfiguredStream, default_schema: str, raw_schema: str, names: TableNames, *, soft_deletes: bool
+) -> StreamPlan:
     _check_generations(configured)
     try:
         columns = columns_of(configured.stream.properties)
     except ConfigError as error:
         error.stream = configured.id
         raise
-    dedup = _dedup(configured, columns) if configured.destination_sync_mode == "append_dedup" else None
-    buries = dedup is not None and dedup.deleted_at is not None
+    is_dedup = configured.destination_sync_mode == "append_dedup"
+    dedup = _dedup(configured, columns, soft_deletes=soft_deletes) if is_dedup else None
+    # With soft deletes, too: hard ones of an earlier sync are to be respected.
+    has_tombstones = is_dedup and any(column.field == DELETED_AT_FIELD for column in columns)
 
     def own(role: str) -> Table:
         return Table(raw_schema, naming.helper_name(role, names.final_schema, names.final_table))
@@ -102,12 +114,12 @@ def _plan(configured: ConfiguredStream, default_schema: str, raw_schema: str, na
         visible=Target(
             raw=Table(raw_schema, names.raw_table),
             final=Table(names.final_schema, names.final_table),
-            tombstones=own("tombstones") if buries else None,
+            tombstones=own("tombstones") if has_tombstones else None,
         ),
         aside=Target(
             raw=own("raw_aside"),
             final=own("final_aside"),
-            tombstones=own("tombstones_aside") if buries else None,
+            tombstones=own("tombstones_aside") if has_tombstones else None,
         ),
         staging=own("staging"),
     )
@@ -123,7 +135,7 @@ def _check_generations(configured: ConfiguredStream) -> None:
         )
 
 
-def _dedup(configured: ConfiguredStream, columns: Iterable[Column]) -> Dedup:
+def _dedup(configured: ConfiguredStream, columns: Sequence[Column], *, soft_deletes: bool) -> Dedup:
     by_field = {column.field: column.name for column in columns}
     key = [_top_level(path, "primary key", by_field, configured.id) for path in configured.key]
     if not key:
@@ -133,7 +145,14 @@ def _dedup(configured: ConfiguredStream, columns: Iterable[Column]) -> Dedup:
             stream=configured.id,
         )
     cursor = _top_level(configured.cursor, "cursor", by_field, configured.id) if configured.cursor else None
-    return Dedup(tuple(dict.fromkeys(key)), cursor, by_field.get(DELETED_AT_FIELD))
+    unique = tuple(dict.fromkeys(key))
+    types = {column.name: column.kind.sql_type for column in columns}
+    return Dedup(
+        key=unique,
+        cursor=cursor,
+        deleted_at=None if soft_deletes else by_field.get(DELETED_AT_FIELD),
+        hashes=tuple(_HASHES.get(types[column]) for column in unique),
+    )
 
 
 def _top_level(path: Sequence[str], what: str, by_field: Mapping[str, str], stream: StreamName) -> str:

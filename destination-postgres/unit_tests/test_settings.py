@@ -39,7 +39,6 @@ def test_accepted(more: dict[str, Any]):
     ("more", "text"),
     [
         ({"disable_type_dedupe": True}, "disable_type_dedupe is not supported yet"),
-        ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
         ({"raw_retention": "none"}, "raw_retention none is not supported yet"),
         ({"unconstrained_number": False}, "unconstrained_number false is not supported yet"),
         ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "SSH tunnels are not supported yet"),
