@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import psycopg2
@@ -10,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.sql import text
-from destination_postgres import sqlgen
+from destination_postgres import keyindex, mergesql, sqlgen
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.finalparts import FinalRows
@@ -18,31 +19,50 @@ from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID
 from destination_postgres.refusals import broken_rule
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
-from destination_postgres.tables import ensure_key_index, ensure_table
+from destination_postgres.tables import columns_of, ensure_table, is_filled
 
 # One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
 _MERGE_SETTINGS = """\
 set local enable_seqscan = off;
 set local enable_bitmapscan = off;
 set local work_mem = '64MB'"""
+# A whole table is read and sorted.
+_SETTLE_SETTINGS = """\
+set local enable_seqscan = on;
+set local work_mem = '64MB'"""
 
 _REQUIRED = tuple(column for column in FINAL_META_TYPES if column != GENERATION_ID)
 
+_log = logging.getLogger(__name__)
 
-def ensure(cursor: Cursor, plan: StreamPlan, target: Target) -> None:
+
+def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | None) -> None:
     """Create the final table and its tombstones if they are missing, with an index on the key.
+
+    ``settled``: by which rule the rows that are there have been deduplicated; None if by none that is known of. Rows
+    that were written under another rule than the stream's are brought under it.
 
     Raises ConfigError for a table with other columns than the stream's, or one that is not ours.
     """
     types = _types(plan)
     ensure_table(cursor, target.final, types, required=_REQUIRED, stream=plan.id)
-    if plan.dedup is None:
+    dedup = plan.dedup
+    if dedup is None:
         return
-    ensure_key_index(cursor, target.final, plan.dedup.key, plan.id)
+    is_ranked = settled is not None and (settled.key, settled.cursor) == (dedup.key, dedup.cursor)
+    if settled is not None and settled.key != dedup.key:
+        keyindex.drop(cursor, target.final, settled)
+    keyindex.ensure(cursor, target.final, dedup)
     if target.tombstones is not None:
-        wanted = {column: types[column] for column in sqlgen.tombstone_columns(plan.dedup)}
+        wanted = {column: types[column] for column in mergesql.tombstone_columns(dedup)}
+        if (settled is not None and not is_ranked) or columns_of(cursor, target.tombstones) != set(wanted):
+            # What was deleted is not known by the new key, or not how late by the new cursor.
+            cursor.execute(sqlgen.drop_tables([target.tombstones]))
         ensure_table(cursor, target.tombstones, wanted, required=[EXTRACTED_AT], stream=plan.id)
-        ensure_key_index(cursor, target.tombstones, plan.dedup.key, plan.id)
+        keyindex.ensure(cursor, target.tombstones, dedup)
+    is_settled = is_ranked and settled is not None and settled.deleted_at == dedup.deleted_at
+    if not is_settled and is_filled(cursor, target.final):
+        _settle(cursor, plan, dedup, target, is_ranked=is_ranked)
 
 
 def open_staging(cursor: Cursor, plan: StreamPlan) -> None:
@@ -67,6 +87,8 @@ def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[byte
     if plan.dedup is None:
         mended = copy_in(cursor, target.final, rows, chunks, plan.id)
     else:
+        # Another sync of the stream may have dropped it at its end. From here to the commit there is only one of them.
+        cursor.execute(sqlgen.create_table(plan.staging, _types(plan), unlogged=True))
         cursor.execute(sqlgen.truncate(plan.staging))
         mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
         _merge(cursor, plan, plan.dedup, plan.staging, target)
@@ -80,9 +102,9 @@ def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> No
         return
     if origin.tombstones is not None and target.tombstones is not None:
         for null_parts in _null_patterns(cursor, plan.dedup, origin.tombstones):
-            buried = sqlgen.delete_buried(target.final, origin.tombstones, plan.dedup, null_parts)
+            buried = mergesql.delete_buried(target.final, origin.tombstones, plan.dedup, null_parts)
             _change(cursor, plan, target.final, buried)
-        columns = sqlgen.tombstone_columns(plan.dedup)
+        columns = mergesql.tombstone_columns(plan.dedup)
         cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
     _merge(cursor, plan, plan.dedup, origin.final, target)
 
@@ -92,27 +114,77 @@ def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) ->
 
     The table stays, and with it views, grants and publications; readers see the old rows until the commit.
     """
+    if plan.dedup is None:
+        _replace_once(cursor, plan, origin, target)
+        return
+    tables = (target.final, *([target.tombstones] if target.tombstones else []))
+    keyindex.with_wide_keys(cursor, tables, plan.dedup, plan.id, lambda: _replace_once(cursor, plan, origin, target))
+
+
+def _replace_once(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
     _change(cursor, plan, target.final, sqlgen.delete_all(target.final))
     _change(cursor, plan, target.final, sqlgen.append(target.final, origin.final, plan.final_columns))
     if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
-        columns = sqlgen.tombstone_columns(plan.dedup)
+        columns = mergesql.tombstone_columns(plan.dedup)
         cursor.execute(sqlgen.delete_all(target.tombstones))
         cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
 
 
+def _settle(cursor: Cursor, plan: StreamPlan, dedup: Dedup, target: Target, *, is_ranked: bool) -> None:
+    """Bring all rows of ``target`` under the rule ``dedup``, as if they had been loaded by it."""
+    _log.info("deduplicating the rows that are there: stream=%s", plan.label)
+    outranked = 0
+    if not is_ranked:
+        cursor.execute(_SETTLE_SETTINGS)
+        outranked = _change(cursor, plan, target.final, mergesql.delete_outranked(target.final, dedup))
+    deletions = 0
+    if target.tombstones is not None:
+        tables = (target.tombstones,)
+        keyindex.with_wide_keys(
+            cursor, tables, dedup, plan.id, lambda: _apply_deletions(cursor, plan, dedup, target.final, target)
+        )
+        deletions = _change(cursor, plan, target.final, mergesql.delete_deletions(target.final, dedup))
+    _log.info("deduplicated stream=%s outranked=%d deletions=%d", plan.label, outranked, deletions)
+
+
 def _merge(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
-    cursor.execute(sqlgen.survey(staged, target.tombstones, dedup))
-    has_null_parts, has_deletions, has_tombstones = cursor.fetchone() or (True, True, True)
-    tombstones = target.tombstones if has_deletions or has_tombstones else None
-    patterns = _null_patterns(cursor, dedup, staged) if has_null_parts else [(False,) * len(dedup.key)]
+    tables = (target.final, *([target.tombstones] if target.tombstones else []))
+    keyindex.with_wide_keys(cursor, tables, dedup, plan.id, lambda: _merge_once(cursor, plan, dedup, staged, target))
+
+
+def _merge_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
+    hashed = keyindex.is_hashed(cursor, target.final, dedup)
     cursor.execute(_MERGE_SETTINGS)
+    cursor.execute(mergesql.survey(staged, target.final, target.tombstones, dedup, hashed=hashed))
+    has_null_parts, has_deletions, has_tombstones, has_rivals = cursor.fetchone() or (True, True, True, True)
+    if has_deletions or has_tombstones:
+        _apply_deletions(cursor, plan, dedup, staged, target)
+    if not has_null_parts and not has_rivals:
+        _change(cursor, plan, target.final, mergesql.fill(staged, target.final, plan.final_columns, dedup))
+        return
+    patterns = _null_patterns(cursor, dedup, staged) if has_null_parts else [(False,) * len(dedup.key)]
     for null_parts in patterns:
-        merge = sqlgen.merge(staged, target.final, tombstones, plan.final_columns, dedup, null_parts)
+        merge = mergesql.merge(staged, target.final, plan.final_columns, dedup, null_parts, hashed=hashed)
         _change(cursor, plan, target.final, merge)
 
 
-def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Composable) -> None:
-    """Run a statement that deletes or adds rows of ``table``, by which its constraints may be broken."""
+def _apply_deletions(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
+    """Drop the staged rows that come too late for an earlier deletion, and make tombstones of the staged deletions."""
+    if target.tombstones is None:
+        return
+    hashed = keyindex.is_hashed(cursor, target.tombstones, dedup)
+    cursor.execute(_MERGE_SETTINGS)
+    for null_parts in _null_patterns(cursor, dedup, staged):
+        cursor.execute(mergesql.drop_beaten(staged, target.tombstones, dedup, null_parts, hashed=hashed))
+        if dedup.deleted_at is not None:
+            cursor.execute(mergesql.bury(staged, target.tombstones, dedup, null_parts, hashed=hashed))
+
+
+def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Composable) -> int:
+    """Run a statement that deletes or adds rows of ``table``, by which its constraints may be broken.
+
+    Returns how many rows it counts.
+    """
     try:
         cursor.execute(statement)
     except errors.ObjectNotInPrerequisiteState as error:
@@ -123,14 +195,19 @@ def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Compo
             stream=plan.id,
         ) from error
     except psycopg2.Error as error:
-        rule = broken_rule(error, table, plan.id)
+        # A key that is too wide is for keyindex to settle.
+        may_be_key = (
+            isinstance(error, errors.ProgramLimitExceeded) and plan.dedup is not None and any(plan.dedup.hashes)
+        )
+        rule = None if may_be_key else broken_rule(error, table, plan.id)
         if rule is None:
             raise
         raise rule from error
+    return cursor.rowcount
 
 
 def _null_patterns(cursor: Cursor, dedup: Dedup, table: Table) -> list[tuple[bool, ...]]:
-    cursor.execute(sqlgen.null_patterns(table, dedup.key))
+    cursor.execute(mergesql.null_patterns(table, dedup.key))
     return cursor.fetchall()
 
 

@@ -5,6 +5,7 @@ Which names a stream's tables have, which generation they hold completely, and w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -16,9 +17,9 @@ from airbyte_pg.errors import ConfigError
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import TableNames
-from destination_postgres.sqlgen import Table
+from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan
-from destination_postgres.tables import missing_columns
+from destination_postgres.tables import columns_of
 
 LEDGER_TABLE = "_airbyte_pg_ledger"
 
@@ -37,6 +38,8 @@ _TYPES = {
     # What the raw table holds of the visible rows, and the one that is built aside of those beside it.
     "raw_history": "character varying",
     "building_history": "character varying",
+    # By which rule the rows in the final table are deduplicated, as JSON; NULL for none.
+    "dedup_rule": "character varying",
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
@@ -50,13 +53,18 @@ _WORSE: Final[Sequence[History]] = ("whole", "partial", "untyped")
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger says of a stream's generations and raw table; the default is a stream that it does not know."""
+    """What the ledger says of a stream; the default is one that it does not know.
+
+    ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded); ``history``: what the raw
+    table holds of them, ``building_history``: what the one of a generation that is built aside does.
+    """
 
     complete: int | None = None
     building: int | None = None
     aside: bool = False
     history: History | None = None
     building_history: History | None = None
+    dedup: Dedup | None = None
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,10 @@ class Ledger:
     def ensure(self, cursor: Cursor) -> None:
         """Create the table if it is missing, and the columns that it lacks."""
         cursor.execute(sqlgen.create_table(self._table, _TYPES, required=_KEY))
-        for column in missing_columns(cursor, self._table, _TYPES):
-            cursor.execute(sqlgen.add_column(self._table, column, _TYPES[column]))
+        known = columns_of(cursor, self._table)
+        for column in _TYPES:
+            if column not in known:
+                cursor.execute(sqlgen.add_column(self._table, column, _TYPES[column]))
         index = sqlgen.create_unique_index(f"{LEDGER_TABLE}_stream", self._table, _KEY)
         cursor.execute(index)
 
@@ -157,12 +167,13 @@ class Ledger:
         """What is known of a stream."""
         cursor.execute(
             sql.SQL("select {} from {} where namespace = %s and name = %s").format(
-                names(["generation_complete", "generation_building", "building_aside", *_HISTORIES]), self._table.sql
+                names(["generation_complete", "generation_building", "building_aside", *_HISTORIES, "dedup_rule"]),
+                self._table.sql,
             ),
             (plan.namespace, plan.id.name),
         )
         row = cursor.fetchone()
-        return Entry(row[0], row[1], bool(row[2]), row[3], row[4]) if row else Entry()
+        return Entry(row[0], row[1], bool(row[2]), row[3], row[4], _rule(row[5])) if row else Entry()
 
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
         """Write what is now so."""
@@ -177,6 +188,7 @@ class Ledger:
             "building_aside": entry.aside,
             "raw_history": entry.history,
             "building_history": entry.building_history,
+            "dedup_rule": _rule_text(entry.dedup),
         }
         changed = sql.SQL(", ").join(
             sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))
@@ -192,3 +204,17 @@ class Ledger:
             ),
             tuple(values.values()),
         )
+
+
+def _rule_text(dedup: Dedup | None) -> str | None:
+    if dedup is None:
+        return None
+    return json.dumps({"key": dedup.key, "cursor": dedup.cursor, "deleted_at": dedup.deleted_at})
+
+
+def _rule(text: str | None) -> Dedup | None:
+    if text is None:
+        return None
+    rule = json.loads(text)
+    key = tuple(rule["key"])
+    return Dedup(key, rule["cursor"], rule["deleted_at"], hashes=(None,) * len(key))

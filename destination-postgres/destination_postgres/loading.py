@@ -103,11 +103,11 @@ class Loader:
         with transaction(self._connection) as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
-            self._ensure(cursor, plan, plan.visible)
+            self._ensure(cursor, plan, plan.visible, entry)
             opening = open_generation(plan, entry, filled=_is_filled(cursor, plan))
             kept = histories(plan, entry, opening)
             if opening.adopt:
-                self._ensure(cursor, plan, plan.aside)
+                self._ensure(cursor, plan, plan.aside, entry)
                 if plan.has_raw:
                     raw.move(cursor, plan.aside.raw, plan.visible.raw)
                 if plan.has_final:
@@ -115,17 +115,17 @@ class Loader:
             if opening.adopt or opening.discard:
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
             if opening.aside:
-                self._ensure(cursor, plan, plan.aside)
+                self._ensure(cursor, plan, plan.aside, entry)
             final.open_staging(cursor, plan)
             building = opening.generation if opening.building else None
-            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept))
+            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept, plan.dedup))
         return opening
 
-    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target) -> None:
+    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target, entry: Entry) -> None:
         if plan.has_raw:
             raw.ensure(cursor, target.raw, plan.id)
         if plan.has_final:
-            final.ensure(cursor, plan, target)
+            final.ensure(cursor, plan, target, entry.dedup)
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]]) -> None:
         with transaction(self._connection) as cursor:
@@ -150,7 +150,7 @@ class Loader:
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
             entry = self._ledger.entry(cursor, plan)
             history = entry.building_history if opened.opening.aside else entry.history
-            self._ledger.record(cursor, plan, Entry(complete=opened.opening.generation, history=history))
+            self._ledger.record(cursor, plan, Entry(opened.opening.generation, history=history, dedup=plan.dedup))
 
 
 def _is_filled(cursor: Cursor, plan: StreamPlan) -> bool:

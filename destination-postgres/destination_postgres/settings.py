@@ -39,7 +39,8 @@ class DestinationSettings(ConnectionSettings):
     cdc_deletion_mode: Literal["Hard delete", "Soft delete"] = Field(
         default="Hard delete",
         title="CDC deletion mode",
-        description="What a deletion in the source does to a deduplicated table. Only hard deletes are supported yet.",
+        description="What a deletion in the source does to a deduplicated table: a hard one removes the row, a soft one"
+        " leaves it, with its _ab_cdc_deleted_at set.",
     )
     disable_type_dedupe: bool = Field(
         default=False,
@@ -101,7 +102,7 @@ class DestinationSettings(ConnectionSettings):
     def layout(self) -> Layout:
         """Which tables streams have."""
         number = Kind.NUMBER if self.unconstrained_number else Kind.DECIMAL
-        return Layout(self.raw_retention, self.disable_type_dedupe, number)
+        return Layout(self.raw_retention, self.disable_type_dedupe, number, self.cdc_deletion_mode == "Soft delete")
 
     @property
     def limits(self) -> Limits:
@@ -111,12 +112,6 @@ class DestinationSettings(ConnectionSettings):
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for an option that this version cannot honour."""
         super().refuse_unsupported()
-        unsupported = {
-            "cdc_deletion_mode Soft delete": self.cdc_deletion_mode == "Soft delete",
-        }
-        for option, asked in unsupported.items():
-            if asked:
-                raise ConfigError(f"{option} is not supported yet.", remedy="Leave the option out.")
         if self.disable_type_dedupe and self.raw_retention != "keep":
             raise ConfigError(
                 f"disable_type_dedupe with raw_retention {self.raw_retention} would lose every row.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airbyte_pg.catalog import ConfiguredStream
@@ -16,15 +16,19 @@ from destination_postgres.sqlgen import Dedup, Table
 # A CDC source's mark of a deleted row.
 DELETED_AT_FIELD = "_ab_cdc_deleted_at"
 
+# The server's own immutable functions for the types whose values may be too wide for an index.
+_HASHES = {"character varying": "hashtext", "numeric": "hash_numeric", "jsonb": "jsonb_hash"}
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tables the streams of a sync have: what raw ones keep of their rows, whether there are only
-    those, and what column a number gets."""
+    """How the streams of a sync are kept: what raw tables keep of their rows, whether there are only those; what column
+    a number gets; whether a deleted row stays, marked."""
 
     retention: Retention = "keep"
     raw_only: bool = False
     number: Kind = Kind.NUMBER
+    soft_deletes: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ def plan_streams(
 ) -> list[StreamPlan]:
     """The plans of ``streams``, in order; ``recorded`` are the names of earlier syncs (naming.table_names).
 
+    ``soft_deletes``: rows that are deleted at the source stay, marked.
+
     Raises ConfigError, naming the stream, for what cannot be written.
     """
     if not streams:
@@ -112,9 +118,10 @@ def _plan(
     except ConfigError as error:
         error.stream = configured.id
         raise
-    is_deduplicated = configured.destination_sync_mode == "append_dedup" and not layout.raw_only
-    dedup = _dedup(configured, columns) if is_deduplicated else None
-    buries = dedup is not None and dedup.deleted_at is not None
+    is_dedup = configured.destination_sync_mode == "append_dedup" and not layout.raw_only
+    dedup = _dedup(configured, columns, soft_deletes=layout.soft_deletes) if is_dedup else None
+    # With soft deletes, too: hard ones of an earlier sync are to be respected.
+    has_tombstones = is_dedup and any(column.field == DELETED_AT_FIELD for column in columns)
 
     def own(role: str) -> Table:
         return Table(raw_schema, naming.helper_name(role, names.final_schema, names.final_table))
@@ -133,12 +140,12 @@ def _plan(
         visible=Target(
             raw=Table(raw_schema, names.raw_table),
             final=Table(names.final_schema, names.final_table),
-            tombstones=own("tombstones") if buries else None,
+            tombstones=own("tombstones") if has_tombstones else None,
         ),
         aside=Target(
             raw=own("raw_aside"),
             final=own("final_aside"),
-            tombstones=own("tombstones_aside") if buries else None,
+            tombstones=own("tombstones_aside") if has_tombstones else None,
         ),
         staging=own("staging"),
     )
@@ -154,7 +161,7 @@ def _check_generations(configured: ConfiguredStream) -> None:
         )
 
 
-def _dedup(configured: ConfiguredStream, columns: Iterable[Column]) -> Dedup:
+def _dedup(configured: ConfiguredStream, columns: Sequence[Column], *, soft_deletes: bool) -> Dedup:
     by_field = {column.field: column.name for column in columns}
     key = [_top_level(path, "primary key", by_field, configured.id) for path in configured.key]
     if not key:
@@ -164,7 +171,14 @@ def _dedup(configured: ConfiguredStream, columns: Iterable[Column]) -> Dedup:
             stream=configured.id,
         )
     cursor = _top_level(configured.cursor, "cursor", by_field, configured.id) if configured.cursor else None
-    return Dedup(tuple(dict.fromkeys(key)), cursor, by_field.get(DELETED_AT_FIELD))
+    unique = tuple(dict.fromkeys(key))
+    types = {column.name: column.kind.sql_type for column in columns}
+    return Dedup(
+        key=unique,
+        cursor=cursor,
+        deleted_at=None if soft_deletes else by_field.get(DELETED_AT_FIELD),
+        hashes=tuple(_HASHES.get(types[column]) for column in unique),
+    )
 
 
 def _top_level(path: Sequence[str], what: str, by_field: Mapping[str, str], stream: StreamName) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
@@ -10,7 +10,7 @@ from psycopg2.extensions import cursor as Cursor
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import sqlgen
 from destination_postgres.columns import FINAL_META_TYPES, RAW_TYPES, Kind
-from destination_postgres.naming import META_COLUMNS, helper_name
+from destination_postgres.naming import META_COLUMNS
 from destination_postgres.sqlgen import Table
 
 _SCHEMA_EXISTS = "select exists (select from pg_namespace where nspname = %s)"
@@ -23,16 +23,7 @@ _COLUMNS = """\
 select attname, format_type(atttypid, null), format_type(atttypid, atttypmod)
 from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order by attnum"""
 
-# The leading columns of every plain index that can be used for equality.
-_INDEXED_COLUMNS = """\
-select array(
-  select a.attname::text from unnest(i.indkey::int2[]) with ordinality k(attnum, position)
-  left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-  order by k.position)
-from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
-where i.indrelid = %s and i.indisvalid and i.indpred is null and i.indexprs is null and m.amname = 'btree'"""
-
-# Rows are found by their place in one table (sqlgen.merge), so a partitioned one would not do; a view even less.
+# Rows are found by their place in one table (mergesql.py), so a partitioned one would not do; a view even less.
 _ORDINARY_TABLE = "r"
 
 _OWN_COLUMNS = frozenset({*RAW_TYPES, *FINAL_META_TYPES})
@@ -79,19 +70,14 @@ def ensure_table(
         )
 
 
-def ensure_key_index(cursor: Cursor, table: Table, key: Sequence[str], stream: StreamName) -> None:
-    """See that an index leads with the columns of ``key`` (in any order); 2.x's own serves."""
-    cursor.execute(_INDEXED_COLUMNS, (_table_oid(cursor, table, stream),))
-    if not any(set(columns[: len(key)]) == set(key) for (columns,) in cursor.fetchall()):
-        cursor.execute(sqlgen.create_index(helper_name("key", table.schema, table.name), table, key))
-
-
-def missing_columns(cursor: Cursor, table: Table, wanted: Iterable[str]) -> list[str]:
-    """Those of the ``wanted`` columns that ``table``, which exists, does not have."""
+def columns_of(cursor: Cursor, table: Table) -> set[str]:
+    """The names of a table's columns; empty if there is none of that name."""
     cursor.execute(_RELATION, (table.schema, table.name))
-    cursor.execute(_COLUMNS, (_fetched(cursor)[0],))
-    found = {column for column, _, _ in cursor.fetchall()}
-    return [column for column in wanted if column not in found]
+    row = cursor.fetchone()
+    if row is None:
+        return set()
+    cursor.execute(_COLUMNS, (row[0],))
+    return {column for column, _, _ in cursor.fetchall()}
 
 
 def is_filled(cursor: Cursor, table: Table) -> bool:

@@ -40,7 +40,6 @@ def test_accepted(more: dict[str, Any]):
     ("more", "text"),
     [
         ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
-        ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
         ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "SSH tunnels are not supported yet"),
     ],
 )

@@ -26,7 +26,7 @@ def planned(*, namespace: str | None = "public", stream: dict[str, Any] | None =
 
 def test_dedup_takes_key_and_cursor_by_the_columns_names():
     plan = planned(destination_sync_mode="append_dedup", primary_key=[["id"], ["part 2"]], cursor_field=["id"])
-    assert plan.dedup == Dedup(("id", "part_2"), "id", "_ab_cdc_deleted_at")
+    assert plan.dedup == Dedup(("id", "part_2"), "id", "_ab_cdc_deleted_at", (None, "hashtext"))
     assert plan.visible.tombstones is not None
 
 
@@ -37,7 +37,7 @@ def test_a_source_may_define_key_and_cursor():
         "default_cursor_field": ["_ab_cdc_lsn"],
     }
     plan = planned(destination_sync_mode="append_dedup", stream=own)
-    assert plan.dedup == Dedup(("id",), "_ab_cdc_lsn", "_ab_cdc_deleted_at")
+    assert plan.dedup == Dedup(("id",), "_ab_cdc_lsn", "_ab_cdc_deleted_at", (None,))
     suggested = {**own, "source_defined_cursor": False}
     plan = planned(destination_sync_mode="append_dedup", stream=suggested)
     assert plan.dedup is not None

@@ -110,7 +110,6 @@ def test_a_wrong_password_is_shown_nowhere(destination_db):
     ("config", "text"),
     [
         ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
-        ({"cdc_deletion_mode": "Soft delete"}, "Soft delete is not supported yet"),
         ({"port": "x"}, "port"),
         ({"database": "nowhere_to_be_found"}, "does not exist"),
         ({"port": 1}, "Nothing listens"),
