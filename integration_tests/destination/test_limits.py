@@ -186,3 +186,29 @@ def test_a_string_that_jsonb_cannot_hold(destination_db):
         ({"s": None, "o": {"a": "1"}}, [change("s", RECORD_SIZE)]),
         ({}, []),
     ]
+
+
+def test_200_000_records_with_one_bad_value_each(destination_db):
+    """Of three kinds: the client refuses one, the server two, of which it is asked about few."""
+    count = 200_001
+    rows = ('{"id":%d,"i":"bar","s":"a"}', '{"id":%d,"o":{"a":[1e999999]},"s":"b"}', '{"id":%d,"z":1e999999,"s":"c"}')
+    lines = b"".join(record(rows[number % 3] % number, "t") for number in range(count))
+    sync(destination_db, table(COLUMNS), lines)
+    found = destination_db.rows(
+        "select s, count(*), count(distinct id), num_nulls(i, o), _airbyte_meta -> 'changes' from public.t"
+        " group by s, num_nulls(i, o), _airbyte_meta -> 'changes' order by s"
+    )
+    assert found == [
+        ("a", count // 3, count // 3, 2, [change("i", UNFIT)]),
+        ("b", count // 3, count // 3, 2, [change("o", FIELD_SIZE)]),
+        ("c", count // 3, count // 3, 2, []),
+    ]
+    of_raw = destination_db.rows(
+        "select _airbyte_data - 'id', count(*), count(distinct _airbyte_data -> 'id'), _airbyte_meta -> 'changes'"
+        " from airbyte_internal.public_raw__stream_t group by 1, 4 order by min(_airbyte_data ->> 's')"
+    )
+    assert of_raw == [
+        ({"i": "bar", "s": "a"}, count // 3, count // 3, []),
+        ({"o": '{"a":[1e999999]}', "s": "b"}, count // 3, count // 3, [change("o", SERIALIZATION, "TRUNCATED")]),
+        ({"z": "1e999999", "s": "c"}, count // 3, count // 3, [change("z", SERIALIZATION, "TRUNCATED")]),
+    ]
