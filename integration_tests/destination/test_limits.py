@@ -141,6 +141,83 @@ def test_any_depth(destination_db):
     assert of_raw[2:] == [("string", 200_000, as_text), (None, None, [])]
 
 
+# Column type, its last values that fit, and the first that do not.
+BOUNDS: dict[str, tuple[list[str], list[str]]] = {
+    "integer": (
+        ["9223372036854775807", "-9223372036854775808"],
+        ["9223372036854775808", "-9223372036854775809", "9" * 10_000],
+    ),
+    "number": (["9" * 131_072, "0." + "9" * 16_383, "NaN", "-1e-16383"], []),
+    "date": (["4714-11-24 BC", "5874897-12-31", "infinity"], ["4714-11-23 BC", "5874898-01-01", "2023-02-29"]),
+    "timestamp": (
+        ["4714-11-24 00:00:00 BC", "294276-12-31 23:59:59.999999", "-infinity"],
+        ["4714-11-23 23:59:59 BC", "294277-01-01 00:00:00", "294276-12-31 23:59:59.9999999"],
+    ),
+    "timestamptz": (
+        ["4714-11-23 22:00:00-02 BC", "294277-01-01 01:00:00+02", "infinity"],
+        ["4714-11-24 00:00:00+01 BC", "294276-12-31 23:59:59-01"],
+    ),
+    "time": (["24:00:00", "23:59:60"], ["24:00:01", "23:60:00"]),
+    "timetz": (["12:00:00+15:59", "24:00:00-15:59"], ["12:00:00+16:00"]),
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+def test_bounds_of_a_type(destination_db, kind):
+    fitting, others = BOUNDS[kind]
+    lines = numbered(*(json.dumps({"v": text}) for text in [*fitting, *others]))
+    sync(destination_db, table({"id": "integer", "v": kind}), lines)
+    sql_type = destination_db.value("select format_type(atttypid, null) from pg_attribute where attname = 'v'")
+    # As the server itself reads them, in the session that we set up.
+    destination_db.execute("set timezone = 'UTC'; set datestyle = 'ISO, YMD'")
+    wanted = [destination_db.value(f"select %s::{sql_type}::text", text) for text in fitting]
+    assert final(destination_db, "v::text") == [
+        *((text, []) for text in wanted),
+        *((None, [change("v", UNFIT)]) for _ in others),
+    ]
+    assert [data for data, _ in raw(destination_db)] == [{"v": text} for text in [*fitting, *others]]
+
+
+def test_digits_are_exact_everywhere(destination_db):
+    integer, decimal = "7" * 10_000, "0." + "1234567890" * 1_000
+    text = f'{{"n":{integer},"m":{decimal},"q":"{decimal}","o":{{"a":[{integer}]}},"a":[{decimal}],"z":{decimal}}}'
+    columns = {"id": "integer", "n": "number", "m": "number", "q": "number", "o": "object", "a": "array"}
+    # Once with the fast way through the encoder, and once value by value and through the search for what is refused.
+    sync(destination_db, table(columns), numbered(text, text[:-1] + ',"y":1e999999,"x":"\\u0000"}'))
+    found = final(destination_db, "n::text, m::text, q::text, o #>> '{a,0}', a ->> 0")
+    assert found == [(integer, decimal, decimal, integer, decimal, [])] * 2
+    of_raw = [{name: data[name] for name in ("n", "m", "o", "z")} for data, _ in raw(destination_db)]
+    assert of_raw == [{"n": integer, "m": decimal, "o": {"a": [integer]}, "z": decimal}] * 2
+
+
+def test_nul_and_lone_surrogates_everywhere(destination_db):
+    columns = {"id": "integer", "s": "string", "o": "object", "a": "array", "u": {}, "k\0ey": "integer"}
+    bad = "a\\u0000\\ud800"
+    text = (
+        f'{{"s":"{bad}","o":{{"{bad}":{{"{bad}":"{bad}"}}}},"a":[["{bad}"],"{bad}"],"u":"{bad}",'
+        f'"k\\u0000ey":"no number","{bad}":{{"{bad}":["{bad}"]}}}}'
+    )
+    good = "a\ufffd"
+    sync(destination_db, table(columns), numbered('{"s":"before"}', text, '{"s":"behind"}'))
+    empty = (None, None, None, None)
+    assert final(destination_db, "s, o, a, u, k_ey") == [
+        ("before", *empty, []),
+        (good, {good: {good: good}}, [[good], good], good, None, [change("key", UNFIT)]),
+        ("behind", *empty, []),
+    ]
+    assert raw(destination_db)[1] == (
+        {
+            "s": good,
+            "o": {good: {good: good}},
+            "a": [[good], good],
+            "u": good,
+            "key": "no number",
+            good: {good: [good]},
+        },
+        [],
+    )
+
+
 def test_a_row_that_is_too_wide_loses_its_largest_cells(destination_db):
     """A value moved out of its row leaves 18 bytes there: 1,000 of them are more than a page has."""
     columns = {f"c{number}": "string" for number in range(1_000)}
@@ -185,4 +262,30 @@ def test_a_string_that_jsonb_cannot_hold(destination_db):
         ({}, []),
         ({"s": None, "o": {"a": "1"}}, [change("s", RECORD_SIZE)]),
         ({}, []),
+    ]
+
+
+def test_200_000_records_with_one_bad_value_each(destination_db):
+    """Of three kinds: the client refuses one, the server two, of which it is asked about few."""
+    count = 200_001
+    rows = ('{"id":%d,"i":"bar","s":"a"}', '{"id":%d,"o":{"a":[1e999999]},"s":"b"}', '{"id":%d,"z":1e999999,"s":"c"}')
+    lines = b"".join(record(rows[number % 3] % number, "t") for number in range(count))
+    sync(destination_db, table(COLUMNS), lines)
+    found = destination_db.rows(
+        "select s, count(*), count(distinct id), num_nulls(i, o), _airbyte_meta -> 'changes' from public.t"
+        " group by s, num_nulls(i, o), _airbyte_meta -> 'changes' order by s"
+    )
+    assert found == [
+        ("a", count // 3, count // 3, 2, [change("i", UNFIT)]),
+        ("b", count // 3, count // 3, 2, [change("o", FIELD_SIZE)]),
+        ("c", count // 3, count // 3, 2, []),
+    ]
+    of_raw = destination_db.rows(
+        "select _airbyte_data - 'id', count(*), count(distinct _airbyte_data -> 'id'), _airbyte_meta -> 'changes'"
+        " from airbyte_internal.public_raw__stream_t group by 1, 4 order by min(_airbyte_data ->> 's')"
+    )
+    assert of_raw == [
+        ({"i": "bar", "s": "a"}, count // 3, count // 3, []),
+        ({"o": '{"a":[1e999999]}', "s": "b"}, count // 3, count // 3, [change("o", SERIALIZATION, "TRUNCATED")]),
+        ({"z": "1e999999", "s": "c"}, count // 3, count // 3, [change("z", SERIALIZATION, "TRUNCATED")]),
     ]
