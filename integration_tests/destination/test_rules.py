@@ -8,6 +8,7 @@ import pytest
 
 from integration_tests.destination.writing import record, records, status, sync, write
 from integration_tests.support.catalogs import configured, stream
+from integration_tests.support.connector import Outcome
 from integration_tests.support.databases import Database
 
 DELETED = "2024-01-01T00:00:00Z"
@@ -26,7 +27,7 @@ def catalog(
     return configured([made | {"default_cursor_field": [cursor] if cursor else []}], destination=destination, **more)
 
 
-def change(lsn: int, v: str | None, key: int = 1, **more: Any) -> bytes:
+def change(lsn: int, v: str | None, key: int | None = 1, **more: Any) -> bytes:
     """A change of one item; without ``v`` its deletion."""
     deleted = {} if v is not None else {"_ab_cdc_deleted_at": DELETED}
     return record({"id": key, "v": v, "_ab_cdc_lsn": lsn, **deleted, **more}, "items")
@@ -41,7 +42,7 @@ def graves(db: Database) -> int:
     return int(db.value(f"select count(*) from airbyte_internal.{found[0]}"))
 
 
-def settled(outcome: Any) -> list[str]:
+def settled(outcome: Outcome) -> list[str]:
     """What the log says of rows that were brought under another rule."""
     return [log["message"] for log in outcome.logs if log["message"].startswith("deduplicated")]
 
@@ -150,7 +151,7 @@ def test_a_ledger_of_an_earlier_version(destination_db):
 def test_a_refresh_that_goes_on_under_another_rule(destination_db):
     """What it has built aside is brought under the rule, too."""
     sync(destination_db, catalog(generation=1), change(1, "old"))
-    refresh = {"generation": 2, "minimum": 2}
+    refresh: dict[str, Any] = {"generation": 2, "minimum": 2}
     broken = write(destination_db, catalog("append", **refresh), change(1, "a") + change(2, "b") + change(3, None, 2))
     assert broken.exit_code == 1
     broken = write(destination_db, catalog(**refresh), status(value="STARTED", name="items"))
