@@ -75,27 +75,30 @@ def with_wide_keys(
 
     Raises ConfigError when the index that does not take it is the user's.
     """
-    if not any(dedup.hashes):
-        work()
-        return
-    try:
-        with _savepoint(cursor):
-            work()
-    except errors.ProgramLimitExceeded as error:
-        replaced = [_replace(cursor, table, dedup) for table in tables]
-        if not any(replaced):
-            raise _refusal(error, tables, stream) from error
-    else:
-        return
-    try:
-        work()
-    except errors.ProgramLimitExceeded as error:
-        raise _refusal(error, tables, stream) from error
+    while True:
+        try:
+            with _savepoint(cursor):
+                work()
+        except errors.ProgramLimitExceeded as error:
+            # Of an entry beyond 8 kB the server does not say which index refused it.
+            named = error.diag.constraint_name
+            replaced = [_replace(cursor, table, dedup, named) for table in tables]
+            if not any(replaced):
+                raise _refusal(named, tables, stream) from error
+        else:
+            return
 
 
-def _replace(cursor: Cursor, table: Table, dedup: Dedup) -> bool:
-    """Replace what was made for the key, by us or by 2.x; whether there was any such index."""
-    made = [index for index, is_unique, columns in _plain(cursor, table) if _is_made(index, is_unique, columns, dedup)]
+def _replace(cursor: Cursor, table: Table, dedup: Dedup, named: str | None) -> bool:
+    """Replace what was made for the key, by us or by 2.x, by an index over hashes; whether there was any such index.
+
+    ``named``: the index that is in the way, if that is known.
+    """
+    made = [
+        index
+        for index, is_unique, columns in _plain(cursor, table)
+        if any(dedup.hashes) and named in (None, index) and _is_made(index, is_unique, columns, dedup)
+    ]
     for index in made:
         cursor.execute(sqlgen.drop_index(table, index))
     if made:
@@ -115,13 +118,10 @@ def _create_hashed(cursor: Cursor, table: Table, dedup: Dedup) -> None:
     cursor.execute(sqlgen.create_hash_index(_hashed_name(table, dedup), table, dedup.key, dedup.hashes))
 
 
-def _refusal(error: errors.ProgramLimitExceeded, tables: tuple[Table, ...], stream: StreamName) -> ConfigError:
-    # Of a key beyond 8 kB the server does not say which index refused it.
-    index = error.diag.constraint_name
+def _refusal(index: str | None, tables: tuple[Table, ...], stream: StreamName) -> ConfigError:
     return ConfigError(
-        f"A value is too wide for the index {index}." if index else f"A value is too wide for an index of {tables[0]}.",
+        f"A value is too wide for {f'the index {index}' if index else f'an index of {tables[0]}'}.",
         remedy="Drop the index, or make one over a hash of the column.",
-        detail=f"SQLSTATE {error.pgcode}",
         stream=stream,
     )
 

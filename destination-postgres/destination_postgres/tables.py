@@ -16,7 +16,8 @@ from destination_postgres.sqlgen import Table
 _SCHEMA_EXISTS = "select exists (select from pg_namespace where nspname = %s)"
 
 _RELATION = """\
-select c.oid, c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
+select c.oid, c.relkind, exists (select from pg_inherits where inhparent = c.oid)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %s and c.relname = %s"""
 
 _COLUMNS = """\
@@ -91,9 +92,11 @@ def _table_oid(cursor: Cursor, table: Table, stream: StreamName) -> int | None:
     row = cursor.fetchone()
     if row is None:
         return None
-    oid, kind = row
+    oid, kind, has_children = row
     if kind != _ORDINARY_TABLE:
         raise ConfigError(f"{table} exists and is no ordinary table.", remedy="Rename it.", stream=stream)
+    if has_children:
+        raise ConfigError(f"The table {table} has child tables.", remedy="Rename it.", stream=stream)
     return int(oid)
 
 

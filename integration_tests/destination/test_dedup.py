@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 
 from destination_postgres.naming import helper_name
-from integration_tests.destination.writing import USERS_CDC, one, raw_count, record, records, sync
+from integration_tests.destination.writing import (
+    USERS_CDC,
+    one,
+    own_tables,
+    raw_count,
+    record,
+    records,
+    state,
+    status,
+    sync,
+)
+from integration_tests.support import connector
 from integration_tests.support.catalogs import configured, stream
+from integration_tests.support.connector import DESTINATION
 from integration_tests.support.databases import Database
 
 DELETED = "2024-01-01T00:00:00Z"
@@ -193,3 +205,28 @@ def test_an_index_of_2x_is_used_and_no_second_one_made(destination_db):
     )
     sync(destination_db, one(USERS_CDC, "append_dedup"), record({"id": 1, "name": "a", "_ab_cdc_lsn": 1}))
     assert destination_db.value(indexes) == 1
+
+
+def test_two_syncs_of_a_stream_at_once(destination_db):
+    """One flush at a time; the sync that ends first does not take the other's staging table with it."""
+    config = destination_db.config(schema="public", flush_bytes=1)
+    # As many rows as fill several flushes each, over the same keys.
+    lines = [
+        b"".join(change(lsn, f"v{lsn}", key=lsn % 7) + state(lsn, None) for lsn in range(first, 120, 2))
+        for first in (0, 1)
+    ]
+    with (
+        connector.start(DESTINATION, "write", config=config, catalog=PLAIN) as one_sync,
+        connector.start(DESTINATION, "write", config=config, catalog=PLAIN) as another,
+    ):
+        for running in (one_sync, another):
+            running.write(state(0, None))
+            running.wait_for(lambda message: bool(message["type"] == "STATE"))
+        one_sync.write(lines[0] + status("items"))
+        another.write(lines[1])
+        assert one_sync.finish().exit_code == 0
+        another.write(change(200, "last", key=8) + state(200, None) + status("items"))
+        assert another.finish().exit_code == 0
+    newest = {lsn % 7: f"v{lsn}" for lsn in range(120)}
+    assert values(destination_db) == [*sorted(newest.items()), (8, "last")]
+    assert own_tables(destination_db) == set()

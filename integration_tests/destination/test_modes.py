@@ -219,6 +219,11 @@ def test_existing_tables_are_continued_in_any_order_of_columns(destination_db):
     [
         ("create table public.users (id bigint, name varchar)", ["public.users", "no _airbyte columns"]),
         ("create view public.users as select 1 as id", ["public.users", "no ordinary table"]),
+        ("create table public.users (id bigint) partition by list (id)", ["public.users", "no ordinary table"]),
+        (
+            "create table public.users (id bigint); create table public.child () inherits (public.users)",
+            ["public.users", "has child tables"],
+        ),
         (
             "create table public.users (id int, old text, _airbyte_raw_id varchar, _airbyte_extracted_at timestamptz,"
             " _airbyte_generation_id bigint, _airbyte_meta jsonb)",
