@@ -41,7 +41,8 @@ end $$"""
 
 # Spellings that must not be refused when the server takes them; of others (today, 1/2/2023, 0x10) we take fewer.
 _CLOCK = r"\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?"
-_MOMENT = re.compile(rf'"\d{{4,6}}-\d\d-\d\d([T ]{_CLOCK})?"|"-?infinity"')
+# Of the last day that a timestamp can have, the zone decides; none of it is taken.
+_MOMENT = re.compile(rf'"(?!294276-12-31)\d{{4,6}}-\d\d-\d\d([T ]{_CLOCK})?"|"-?infinity"')
 EXPECTED = {
     "boolean": re.compile("true|false|1|0"),
     "integer": re.compile(r'-?\d+|"-?\d+"'),
