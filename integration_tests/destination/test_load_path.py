@@ -31,7 +31,7 @@ from integration_tests.support import connector
 from integration_tests.support.catalogs import configured, merged, stream
 from integration_tests.support.connector import DESTINATION, Running
 from integration_tests.support.databases import Database
-from integration_tests.support.pgserver import wait_until
+from integration_tests.support.pgserver import Cluster, embedded, wait_until
 
 # The budget of design section 6.
 BUDGET_MB = 200
@@ -354,3 +354,15 @@ def of_the_destination(log: str) -> list[str]:
         if is_ours:
             found += [part.strip().lower() for part in line.split("statement: ")[-1].split(";")]
     return found
+
+
+def test_more_streams_than_the_server_has_locks_for_in_one_transaction():
+    """Five locks and more a stream; so small a server has about a thousand."""
+    count = 400
+    streams = [stream(f"s{number}", {"id": "integer"}, key=["id"], cdc=True) for number in range(count)]
+    rows = [record({"id": 1, "_ab_cdc_lsn": 1}, f"s{number}") for number in range(count)]
+    few_locks = {"max_locks_per_transaction": "16", "max_connections": "20"}
+    with Cluster(embedded(18), settings=few_locks) as cluster, Database(cluster) as database:
+        sync(database, configured(streams), b"".join(rows) + state(1, None))
+        counts = " union all ".join(f"select count(*) from public.s{number}" for number in range(100))
+        assert database.rows(f"select count, count(*) from ({counts}) u group by 1") == [(1, 100)]
