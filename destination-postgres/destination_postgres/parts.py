@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from destination_postgres import changes, jsontext
 from destination_postgres.changes import Change
+from destination_postgres.naming import META
 from destination_postgres.refusals import Refusal
 
 
@@ -72,7 +73,7 @@ class Parts(abc.ABC):
 
     def suspects(self, refusal: Refusal) -> list[int]:
         """The parts that may be what was refused, the likeliest first."""
-        parts = [] if refusal.is_of_row else self.filled()
+        parts = [] if refusal.is_of_row or refusal.column == META else self.filled()
         if refusal.is_encoding:
             parts = [part for part in parts if not self.is_ascii(part)]
         return sorted(parts, key=lambda part: (self.column(part) != refusal.column, -self.size(part)))

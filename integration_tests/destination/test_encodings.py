@@ -13,7 +13,7 @@ from integration_tests.support.catalogs import stream
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Server
 
-COLUMNS = {"id": "integer", "s": "string", "o": "object", "文": "integer", "é": "string"}
+COLUMNS = {"id": "integer", "s": "string", "o": "object", "文": "integer", "é": "string", "文o": "object"}
 SERIALIZATION = "DESTINATION_SERIALIZATION_ERROR"
 
 
@@ -75,6 +75,7 @@ def test_escapes_and_names_that_the_database_lacks(latin1_db):
         + record('{"id":2,"文":7,"s":"\\u0041"}', "t")
         + record('{"id":3,"文":1e999999,"s":"y"}', "t")
         + record('{"id":4,"s":"z"}', "t", meta={"changes": [own]})
+        + record('{"id":5,"s":"o","文o":{"k":1e999999}}', "t")
     )
     sync(latin1_db, table(), lines)
     plain = "\\u6587"
@@ -84,6 +85,7 @@ def test_escapes_and_names_that_the_database_lacks(latin1_db):
         ("A", None, 7, None, []),
         ("y", None, None, None, [change(plain)]),
         ("z", None, None, None, [{**own, "field": plain}]),
+        ("o", None, None, None, [change(f"{plain}o", reason="DESTINATION_FIELD_SIZE_LIMITATION")]),
     ]
     assert raw(latin1_db) == [
         ({"s": '"\\u6587"', "o": {"k": 1}}, [as_text("s")]),
@@ -91,6 +93,7 @@ def test_escapes_and_names_that_the_database_lacks(latin1_db):
         ({plain: 7, "s": "A"}, [as_text(plain)]),
         ({plain: "1e999999", "s": "y"}, [as_text(plain)]),
         ({"s": "z"}, [{**own, "field": plain}]),
+        ({"s": "o", f"{plain}o": '{"k":1e999999}'}, [as_text(f"{plain}o")]),
     ]
 
 

@@ -104,6 +104,27 @@ def test_two_bad_columns_in_one_row_and_the_order_of_changes(destination_db):
     assert changes == [*(change(field, SERIALIZATION, "TRUNCATED") for field in "uaz"), own]
 
 
+def test_changes_of_the_source_that_jsonb_cannot_hold(destination_db):
+    """What the protocol knows of them is kept."""
+    own = change("s", "SOURCE_RETRIEVAL_ERROR")
+    lines = [
+        record('{"id":1,"i":"bar"}', "t", meta={"changes": [own, {**own, "size": 5}]}),
+        record('{"id":2,"i":"bar"}', "t", meta={"changes": [own, {**own, "size": "HUGE"}]}),
+        record(f'{{"id":3,"z":{HUGE}}}', "t", meta={"changes": [own, {**own, "size": "HUGE"}, "no object"]}),
+    ]
+    sync(destination_db, table(COLUMNS), b"".join(lines).replace(b'"HUGE"', HUGE.encode()))
+    assert final(destination_db, "i, s") == [
+        (None, None, [change("i", UNFIT), own, {**own, "size": 5}]),
+        (None, None, [change("i", UNFIT), own, own]),
+        (None, None, [own, own, change("", "", "")]),
+    ]
+    assert raw(destination_db) == [
+        ({"i": "bar"}, [own, {**own, "size": 5}]),
+        ({"i": "bar"}, [own, own]),
+        ({"z": HUGE}, [change("z", SERIALIZATION, "TRUNCATED"), own, own, change("", "", "")]),
+    ]
+
+
 def test_no_text_of_a_value_misleads_the_search(destination_db):
     """What the server shows of a value in its context looks like another place."""
     texts = ["x\nCOPY t, line 1, column s: ", 'COPY t, line 2, column id: "', "\\N", "\\.", "\t", "line 3, column x:"]
