@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import psycopg2
 from psycopg2 import errors, sql
@@ -26,7 +27,7 @@ _MERGE_SETTINGS = """\
 set local enable_seqscan = off;
 set local enable_bitmapscan = off;
 set local work_mem = '64MB'"""
-# A whole table is read and sorted.
+# Whole tables are read, sorted and joined.
 _SETTLE_SETTINGS = """\
 set local enable_seqscan = on;
 set local work_mem = '64MB'"""
@@ -91,22 +92,19 @@ def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[byte
         cursor.execute(sqlgen.create_table(plan.staging, _types(plan), unlogged=True))
         cursor.execute(sqlgen.truncate(plan.staging))
         mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
-        _merge(cursor, plan, plan.dedup, plan.staging, target)
+        work = partial(_merge_once, cursor, plan, plan.dedup, plan.staging, target)
+        keyindex.with_wide_keys(cursor, _keyed(target), plan.dedup, plan.id, work)
     return {position: rows.raw_id(row) for position, row in mended.items()}
 
 
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
     """Add the rows of ``origin`` to ``target`` as if they were loaded now; its deletions first."""
-    if plan.dedup is None:
+    dedup = plan.dedup
+    if dedup is None:
         _change(cursor, plan, target.final, sqlgen.append(target.final, origin.final, plan.final_columns))
         return
-    if origin.tombstones is not None and target.tombstones is not None:
-        for null_parts in _null_patterns(cursor, plan.dedup, origin.tombstones):
-            buried = mergesql.delete_buried(target.final, origin.tombstones, plan.dedup, null_parts)
-            _change(cursor, plan, target.final, buried)
-        columns = mergesql.tombstone_columns(plan.dedup)
-        cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
-    _merge(cursor, plan, plan.dedup, origin.final, target)
+    work = partial(_move_once, cursor, plan, dedup, origin, target)
+    keyindex.with_wide_keys(cursor, _keyed(target), dedup, plan.id, work)
 
 
 def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
@@ -114,11 +112,28 @@ def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) ->
 
     The table stays, and with it views, grants and publications; readers see the old rows until the commit.
     """
+    work = partial(_replace_once, cursor, plan, origin, target)
     if plan.dedup is None:
-        _replace_once(cursor, plan, origin, target)
-        return
-    tables = (target.final, *([target.tombstones] if target.tombstones else []))
-    keyindex.with_wide_keys(cursor, tables, plan.dedup, plan.id, lambda: _replace_once(cursor, plan, origin, target))
+        work()
+    else:
+        keyindex.with_wide_keys(cursor, _keyed(target), plan.dedup, plan.id, work)
+
+
+def _move_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, origin: Target, target: Target) -> None:
+    # Whole tables, each row the newest of its key there: joined, not looked up one by one.
+    cursor.execute(_SETTLE_SETTINGS)
+    if origin.tombstones is not None and target.tombstones is not None:
+        for null_parts in _null_patterns(cursor, dedup, origin.tombstones):
+            buried = mergesql.delete_older(target.final, origin.tombstones, dedup, null_parts)
+            _change(cursor, plan, target.final, buried)
+        columns = mergesql.tombstone_columns(dedup)
+        cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
+        _apply_deletions(cursor, plan, dedup, origin.final, target)
+        cursor.execute(_SETTLE_SETTINGS)
+    for null_parts in _null_patterns(cursor, dedup, origin.final):
+        _change(cursor, plan, target.final, mergesql.delete_older(target.final, origin.final, dedup, null_parts))
+        added = mergesql.insert_missing(origin.final, target.final, plan.final_columns, dedup, null_parts)
+        _change(cursor, plan, target.final, added)
 
 
 def _replace_once(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
@@ -139,17 +154,10 @@ def _settle(cursor: Cursor, plan: StreamPlan, dedup: Dedup, target: Target, *, i
         outranked = _change(cursor, plan, target.final, mergesql.delete_outranked(target.final, dedup))
     deletions = 0
     if target.tombstones is not None:
-        tables = (target.tombstones,)
-        keyindex.with_wide_keys(
-            cursor, tables, dedup, plan.id, lambda: _apply_deletions(cursor, plan, dedup, target.final, target)
-        )
+        work = partial(_apply_deletions, cursor, plan, dedup, target.final, target)
+        keyindex.with_wide_keys(cursor, _keyed(target), dedup, plan.id, work)
         deletions = _change(cursor, plan, target.final, mergesql.delete_deletions(target.final, dedup))
     _log.info("deduplicated stream=%s outranked=%d deletions=%d", plan.label, outranked, deletions)
-
-
-def _merge(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
-    tables = (target.final, *([target.tombstones] if target.tombstones else []))
-    keyindex.with_wide_keys(cursor, tables, dedup, plan.id, lambda: _merge_once(cursor, plan, dedup, staged, target))
 
 
 def _merge_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
@@ -178,6 +186,10 @@ def _apply_deletions(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Tab
         cursor.execute(mergesql.drop_beaten(staged, target.tombstones, dedup, null_parts, hashed=hashed))
         if dedup.deleted_at is not None:
             cursor.execute(mergesql.bury(staged, target.tombstones, dedup, null_parts, hashed=hashed))
+
+
+def _keyed(target: Target) -> tuple[Table, ...]:
+    return (target.final, *([target.tombstones] if target.tombstones else []))
 
 
 def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Composable) -> int:

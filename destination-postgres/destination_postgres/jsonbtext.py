@@ -52,7 +52,9 @@ def number(text: str) -> str:
 def _value(text: str) -> str:
     if text[0] == "{":
         members = _decode_object(text)
-        return "{" + ", ".join(f"{_string(name)}: {_nested(members[name])}" for name in sorted(members, key=_rank)) + "}"
+        return (
+            "{" + ", ".join(f"{_string(name)}: {_nested(members[name])}" for name in sorted(members, key=_rank)) + "}"
+        )
     if text[0] == "[":
         return "[" + ", ".join(map(_nested, _decode_array(text))) + "]"
     if text[0] == '"':

@@ -105,14 +105,30 @@ def drop_beaten(
     )
 
 
-def delete_buried(target: Table, tombstones: Table, dedup: Dedup, null_parts: Sequence[bool]) -> sql.Composed:
-    """Delete the rows of ``target`` that are not newer than a tombstone of their key with these NULL parts."""
+def delete_older(target: Table, origin: Table, dedup: Dedup, null_parts: Sequence[bool]) -> sql.Composed:
+    """Delete the rows of ``target`` that are not newer than the row, or tombstone, of their key in ``origin``."""
     return sql.SQL("delete from only {} t using only {} w where {} and {} and not ({})").format(
         target.sql,
-        tombstones.sql,
+        origin.sql,
         _has_null_parts(dedup.key, null_parts),
         _match(dedup, null_parts, hashed=False),
         _newer(dedup.cursor),
+    )
+
+
+def insert_missing(
+    origin: Table, target: Table, columns: Sequence[str], dedup: Dedup, null_parts: Sequence[bool]
+) -> sql.Composed:
+    """Add the rows of ``origin``, each the only one of its key, whose key ``target`` does not have."""
+    return sql.SQL(
+        "insert into {target} ({columns}) select {columns} from only {} w"
+        " where {} and not exists (select from only {target} t where {})"
+    ).format(
+        origin.sql,
+        _has_null_parts(dedup.key, null_parts),
+        _match(dedup, null_parts, hashed=False),
+        target=target.sql,
+        columns=names(columns),
     )
 
 

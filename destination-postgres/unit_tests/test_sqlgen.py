@@ -139,12 +139,17 @@ def test_new_keys_go_in_without_a_lookup():
     )
 
 
-def test_rows_under_a_tombstone_are_found_by_its_own_null_parts():
+def test_a_whole_table_is_joined_with_another_by_the_same_null_parts():
     dedup = Dedup(("a", "b"), None, "gone", (None, None))
-    assert shown(mergesql.delete_buried(USERS, GRAVES, dedup, [False, True])) == (
+    match = 'where w."a" is not null and w."b" is null and '
+    assert shown(mergesql.delete_older(USERS, GRAVES, dedup, [False, True])) == (
         'delete from only "my schema"."us""ers" t using only "airbyte_internal"."tombstones" w'
-        ' where w."a" is not null and w."b" is null and t."a" = w."a" and t."b" is null'
+        f' {match}t."a" = w."a" and t."b" is null'
         ' and not (t."_airbyte_extracted_at" > w."_airbyte_extracted_at")'
+    )
+    assert shown(mergesql.insert_missing(STAGING, USERS, ["a"], dedup, [False, True])) == (
+        'insert into "my schema"."us""ers" ("a") select "a" from only "airbyte_internal"."staging" w'
+        f' {match}not exists (select from only "my schema"."us""ers" t where t."a" = w."a" and t."b" is null)'
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from integration_tests.destination.writing import record, records, state, sync, write
+from integration_tests.destination.writing import record, records, state, status, sync, write
 from integration_tests.support.catalogs import configured, stream
 from integration_tests.support.databases import Database
 
@@ -22,9 +22,11 @@ def digits(count: int, alphabet: str = "0123456789abcdef") -> str:
     return "".join(RND.choices(alphabet, k=count))
 
 
-def catalog(kind: str, *, key: tuple[str, ...] = ("id",), destination: str = "append_dedup") -> dict[str, Any]:
+def catalog(
+    kind: str, *, key: tuple[str, ...] = ("id",), destination: str = "append_dedup", **more: Any
+) -> dict[str, Any]:
     made = stream("items", {"id": kind, "part": "integer", "v": "string"}, key=key, cdc=True)
-    return configured([made], destination=destination)
+    return configured([made], destination=destination, **more)
 
 
 def change(key: str, lsn: int, v: str | None) -> bytes:
@@ -125,3 +127,17 @@ def test_an_index_of_the_users_own_is_named(destination_db, kind, size):
     assert ("by v" if size < 8_000 else "an index of public.items") in outcome.error["message"]
     assert text[:100] not in outcome.stderr + b"".join(outcome.lines).decode()
     assert values(destination_db) == ["n"]
+
+
+@pytest.mark.parametrize("is_completed", [True, False])
+def test_a_refresh_brings_wide_keys(destination_db, is_completed):
+    """They are kept aside first; complete, they replace the rows that are there, and broken off they are added."""
+    sync(destination_db, catalog("string", generation=1), change('"n"', 1, "n"))
+    wide, buried = (json.dumps(digits(5_000)) for _ in range(2))
+    ends = status("items") if is_completed else b""
+    lines = change(wide, 1, "wide") + change(buried, 5, None)
+    outcome = write(destination_db, catalog("string", generation=2, minimum=2), lines + ends)
+    assert outcome.exit_code == (0 if is_completed else 1)
+    sync(destination_db, catalog("string", generation=2), change(buried, 4, "late"))
+    assert values(destination_db) == (["wide"] if is_completed else ["n", "wide"])
+    assert is_hashed(destination_db) == [True]
