@@ -21,7 +21,10 @@ _MOST_SHIFT = 131_072
 
 
 def as_jsonb(text: str) -> str:
-    """The valid JSON ``text`` as jsonb spells it; as it came where it is nested too deep or holds too large a number."""
+    """The valid JSON ``text`` as jsonb spells it; as it came where it is nested too deep.
+
+    A number that is too large for jsonb keeps its spelling.
+    """
     try:
         return _value(text)
     except RecursionError:

@@ -17,6 +17,7 @@ from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+# A STATE leaves behind a commit that outlives a crash of the server. More than its own disk is the user's choice.
 # UTC: texts without a zone mean UTC. search_path: no operator of a user's schema comes before the system's.
 # jit: the plans are simple, and compiling them costs more than it saves.
 _BEGIN = """\
@@ -24,7 +25,8 @@ begin isolation level read committed read write;
 set local timezone = 'UTC';
 set local datestyle = 'ISO, YMD';
 set local search_path = 'pg_catalog';
-set local client_min_messages = 'warning'"""
+set local client_min_messages = 'warning';
+select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"""
 
 _JIT_VERSION = 110_000
 

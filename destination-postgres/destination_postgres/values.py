@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from destination_postgres import jsonbtext
 from destination_postgres.columns import Kind
 
 _INT8_MAX = "9223372036854775807"
@@ -170,15 +171,16 @@ def from_json(kind: Kind, value: str, *, judged: bool = True) -> str | None:
     if kind is Kind.UNKNOWN:
         return value
     if kind is Kind.STRING:
-        return _decode_string(value) if quoted else value
+        return _decode_string(value) if quoted else jsonbtext.as_jsonb(value)
     if kind is Kind.OBJECT:
         return value if value.startswith("{") else None
     if kind is Kind.ARRAY:
         return value if value.startswith("[") else None
     if kind is Kind.BOOLEAN:
-        return boolean_text(value)
+        return boolean_text(jsonbtext.number(value))
     if kind in (Kind.INTEGER, Kind.NUMBER, Kind.DECIMAL):
-        return TEXTS[kind](_decode_string(value) if quoted else value, judged=judged)
+        text = _decode_string(value) if quoted else value
+        return TEXTS[kind](jsonbtext.number(text) if kind is Kind.INTEGER and not quoted else text, judged=judged)
     return TEXTS[kind](_decode_string(value), judged=judged) if quoted else None
 
 

@@ -30,7 +30,7 @@ from integration_tests.support import connector
 from integration_tests.support.catalogs import configured
 from integration_tests.support.connector import DESTINATION, Running
 from integration_tests.support.databases import Database
-from integration_tests.support.pgserver import wait_until
+from integration_tests.support.pgserver import Cluster, embedded, wait_until
 
 WAITING = (
     "select count(*) from pg_stat_activity where application_name = 'destination-postgres' and wait_event_type = 'Lock'"
@@ -286,3 +286,17 @@ def test_a_server_that_goes_away_ends_the_sync_with_a_transient_error(destinatio
     assert outcome.error["failure_type"] == "transient_error"
     assert len(outcome.states) == 1
     assert users(destination_db) == [(1, "a")]
+
+
+def test_what_was_acknowledged_outlives_the_server():
+    """Although the role asks for commits that do not wait for the disk."""
+    with Cluster(embedded(18), settings={"wal_writer_delay": "10s"}, durable=True) as cluster, Database(cluster) as db:
+        db.execute("alter role postgres set synchronous_commit = off")
+        with start(db) as running:
+            running.write(record({"id": 1, "name": "a"}) + state(1))
+            running.wait_for(is_state)
+            cluster.kill()
+            assert running.finish().exit_code == 1
+        cluster.start()
+        assert users(db) == [(1, "a")]
+        assert raw_count(db) == 1

@@ -102,13 +102,11 @@ def stored(db: Database, name: str, one: Stream) -> list[Stored]:
 
 
 def oracles(db: Database, values: list[Value]) -> list[tuple[str | None, str | None]]:
-    """What the server says that each value is, and what was found, both as text that can be compared."""
+    """What the server says that each value is, and what was found."""
     db.execute(TRY)
     db.execute(ORACLE)
-    # In a text column, what is no string is spelt as it came, not as jsonb spells it.
     return db.rows(
-        "select public.oracle(value::jsonb, rule),"
-        " case when rule = 'string' and jsonb_typeof(value::jsonb) <> 'string' then found::jsonb::text else found end"
+        "select public.oracle(value::jsonb, rule), found"
         " from unnest(%s::text[], %s::text[], %s::text[]) with ordinality u (value, found, rule, position)"
         " order by position",
         *map(list, zip(*values, strict=True)),
