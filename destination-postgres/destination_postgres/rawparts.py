@@ -77,8 +77,11 @@ class RawParts(Parts):
 
     def weaken(self, part: int, refusal: Refusal) -> bool:
         name, raw = self._originals.setdefault(part, (self._names[part], self._values[part]))
-        form = _weaker(self._forms.get(part, _Form.JSON), refusal, name)
+        tried = self._forms.get(part, _Form.JSON)
+        form = _weaker(tried, refusal, name)
         if form is None or (form is _Form.TEXT and len(raw) > _JSONB_LIMIT):
+            # The name may be refused as well.
+            self._names[part] = name if tried in (_Form.JSON, _Form.TEXT) else jsontext.in_ascii(name)
             self.nullify(part, refusal)
             return False
         value = bytes(raw)
