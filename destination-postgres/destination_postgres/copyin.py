@@ -15,7 +15,7 @@ from psycopg2.extensions import cursor as Cursor
 from airbyte_pg.errors import StreamName, SystemFault
 from destination_postgres import sqlgen
 from destination_postgres.isolation import Isolation
-from destination_postgres.parts import Rows
+from destination_postgres.parts import Row, Rows
 from destination_postgres.refusals import Refusal, broken_rule, refusal_of
 from destination_postgres.sqlgen import Table
 
@@ -59,14 +59,14 @@ class _Copy:
         self._add = sql.SQL("savepoint rows; {}; release savepoint rows").format(copy)
         self._ask = sql.SQL("savepoint rows; {}; {}").format(copy, sql.SQL(_UNDO))
 
-    def refused(self, chunks: Iterable[bytes], *, only_ask: bool = False) -> Refusal | None:
+    def refused(self, rows: Iterable[Row], *, only_ask: bool = False) -> Refusal | None:
         """Add rows; why none of them was added, or None. With ``only_ask`` they never are, and no rule counts.
 
         Raises psycopg2.Error and ConfigError for what is no refusal of a value.
         """
         try:
             statement = self._ask if only_ask else self._add
-            self._cursor.copy_expert(statement, _Pieces(self.rows.file(chunks)), PIECE_BYTES)
+            self._cursor.copy_expert(statement, _Pieces(self.rows.file(rows)), PIECE_BYTES)
         except psycopg2.Error as error:
             refusal = refusal_of(error, self._table, self.rows.columns)
             rule = None if refusal else broken_rule(error, self._table, self._stream)
@@ -91,8 +91,8 @@ class _Copy:
 class _Pieces:
     """The file that the driver reads from. It may return more than it is asked for (psycopg2 sends what it gets)."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._pieces = _cut(chunks)
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._pieces = _cut(rows)
 
     def read(self, size: int = -1) -> bytes:
         """The next piece; empty at the end."""
@@ -102,10 +102,7 @@ class _Pieces:
     readline = read
 
 
-def _cut(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        if len(chunk) <= PIECE_BYTES:
-            yield chunk
-            continue
-        for start in range(0, len(chunk), PIECE_BYTES):
-            yield chunk[start : start + PIECE_BYTES]
+def _cut(rows: Iterable[Row]) -> Iterator[bytes]:
+    for row in rows:
+        for start in range(0, len(row), PIECE_BYTES):
+            yield bytes(row[start : start + PIECE_BYTES])

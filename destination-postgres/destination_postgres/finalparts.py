@@ -9,7 +9,7 @@ from destination_postgres import changes, jsontext
 from destination_postgres.columns import Column, Kind
 from destination_postgres.exact import NULL
 from destination_postgres.naming import META_COLUMNS
-from destination_postgres.parts import Parts
+from destination_postgres.parts import Parts, Row
 from destination_postgres.refusals import Refusal
 
 _NULL = NULL.encode()
@@ -29,9 +29,9 @@ class FinalRows:
         self._columns = columns
         self.columns = (*(column.name for column in columns), *META_COLUMNS)
 
-    def file(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
-        """What COPY reads for these rows."""
-        return chunks
+    def file(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """What COPY reads for these rows, one or many in a piece."""
+        return rows
 
     def ends(self, chunk: bytes) -> Iterator[int]:
         """Where each row ends: a line feed within a value is escaped."""
@@ -41,7 +41,7 @@ class FinalRows:
         """The raw id of a row."""
         return row.split(b"\t")[len(self._columns)].decode()
 
-    def open(self, row: bytes | memoryview) -> FinalParts:
+    def open(self, row: Row) -> FinalParts:
         """One row, taken apart."""
         return FinalParts(self._columns, row)
 
@@ -49,7 +49,7 @@ class FinalRows:
 class FinalParts(Parts):
     """One row."""
 
-    def __init__(self, columns: Sequence[Column], line: bytes | memoryview) -> None:
+    def __init__(self, columns: Sequence[Column], line: Row) -> None:
         *self._cells, raw_id, extracted_at, generation, meta = bytes(line).split(b"\t")
         self._columns = columns
         self._stamps = (raw_id, extracted_at, generation)

@@ -9,16 +9,12 @@ JSON numbers that jsonb cannot hold need no asking: all of them are replaced whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from destination_postgres import jsontext
-from destination_postgres.parts import Parts, Rows
+from destination_postgres.parts import Parts, Row, Rows
 from destination_postgres.refusals import HUGE_NUMBER, Refusal
-
-_PIECE_BYTES = 1 << 20
-
-_Row: TypeAlias = "bytes | memoryview"
 
 
 class Copy(Protocol):
@@ -28,7 +24,7 @@ class Copy(Protocol):
     def rows(self) -> Rows:
         """What they are made of."""
 
-    def refused(self, chunks: Iterable[bytes], *, only_ask: bool = False) -> Refusal | None:
+    def refused(self, rows: Iterable[Row], *, only_ask: bool = False) -> Refusal | None:
         """Add rows; why none of them was added, or None. With ``only_ask`` they never are, and no rule counts."""
 
     def failure(self, refusal: Refusal) -> Exception:
@@ -40,7 +36,7 @@ class Isolation:
 
     def __init__(self, copy: Copy, chunks: Iterable[bytes]) -> None:
         self._copy = copy
-        self._rows: list[_Row] = [row for chunk in chunks for row in _split(copy.rows, chunk)]
+        self._rows: list[Row] = [row for chunk in chunks for row in _split(copy.rows, chunk)]
         self._mended: dict[int, bytes] = {}
 
     def load(self, refusal: Refusal | None) -> Mapping[int, bytes]:
@@ -67,7 +63,7 @@ class Isolation:
             if position >= len(self._rows):
                 return self._mended
             count = min(count, len(self._rows) - position)
-            refusal = self._copy.refused(_joined(self._rows[position : position + count]))
+            refusal = self._copy.refused(self._rows[position : position + count])
 
     def _replace_huge_numbers(self, start: int) -> None:
         for position in range(start, len(self._rows)):
@@ -113,7 +109,7 @@ class Isolation:
     def _add_without_largest(self, row: bytes, refusal: Refusal) -> Refusal | None:
         """Add a row whose parts are too large together, with as few of the largest left out as the server allows."""
 
-        def lightened(count: int) -> list[bytes]:
+        def lightened(count: int) -> list[Row]:
             parts = self._copy.rows.open(row)
             for part in sorted(parts.filled(), key=lambda part: -parts.size(part))[:count]:
                 parts.nullify(part, refusal)
@@ -135,18 +131,3 @@ def _split(rows: Rows, chunk: bytes) -> Iterator[memoryview]:
     for end in rows.ends(chunk):
         yield whole[start:end]
         start = end
-
-
-def _joined(rows: Sequence[_Row]) -> Iterator[bytes]:
-    """Small rows together, large ones in pieces: never a copy of many."""
-    pieces: list[_Row] = []
-    size = 0
-    for row in rows:
-        for start in range(0, len(row), _PIECE_BYTES):
-            pieces.append(row[start : start + _PIECE_BYTES])
-            size += len(pieces[-1])
-            if size >= _PIECE_BYTES:
-                yield b"".join(pieces)
-                pieces, size = [], 0
-    if pieces:
-        yield b"".join(pieces)

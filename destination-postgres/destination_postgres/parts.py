@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -17,6 +17,9 @@ from destination_postgres import changes, jsontext
 from destination_postgres.changes import Change
 from destination_postgres.naming import META
 from destination_postgres.refusals import Refusal
+
+# A row, or several, as COPY takes them. A view where it is part of a chunk that may be as large as memory allows.
+Row: TypeAlias = "bytes | memoryview"
 
 
 class _Meta(msgspec.Struct):
@@ -104,13 +107,13 @@ class Rows(Protocol):
     def binary(self) -> bool:
         """Whether it is COPY's binary format."""
 
-    def file(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
-        """What COPY reads for these rows."""
+    def file(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """What COPY reads for these rows, one or many in a piece."""
 
     def ends(self, chunk: bytes) -> Iterator[int]:
         """Where each row of ``chunk`` ends."""
 
-    def open(self, row: bytes | memoryview) -> Parts:
+    def open(self, row: Row) -> Parts:
         """One row, taken apart. It may be a fifth of the memory that there is: no copy is made but of parts."""
 
 

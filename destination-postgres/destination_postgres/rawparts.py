@@ -12,7 +12,7 @@ from msgspec import Raw
 from destination_postgres import changes, jsontext, rawrow
 from destination_postgres.changes import Change
 from destination_postgres.columns import RAW_TYPES
-from destination_postgres.parts import Parts
+from destination_postgres.parts import Parts, Row
 from destination_postgres.refusals import Refusal
 
 # A string of jsonb is no longer, nor are all elements of a container together.
@@ -37,15 +37,15 @@ class RawRows:
     binary = True
     columns = tuple(RAW_TYPES)
 
-    def file(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
-        """What COPY reads for these rows."""
-        return chain([rawrow.HEADER], chunks, [rawrow.TRAILER])
+    def file(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """What COPY reads for these rows, one or many in a piece."""
+        return chain([rawrow.HEADER], rows, [rawrow.TRAILER])
 
     def ends(self, chunk: bytes) -> Iterator[int]:
         """Where each row ends."""
         return rawrow.ends(chunk)
 
-    def open(self, row: bytes | memoryview) -> RawParts:
+    def open(self, row: Row) -> RawParts:
         """One row, taken apart."""
         return RawParts(row)
 
@@ -53,7 +53,7 @@ class RawRows:
 class RawParts(Parts):
     """One row. A field that is refused becomes a string with its JSON text, or null where that is refused as well."""
 
-    def __init__(self, row: bytes | memoryview) -> None:
+    def __init__(self, row: Row) -> None:
         self._row = rawrow.split(memoryview(row))
         members = jsontext.members(self._row.data)
         self._names = list(members)
@@ -77,8 +77,11 @@ class RawParts(Parts):
 
     def weaken(self, part: int, refusal: Refusal) -> bool:
         name, raw = self._originals.setdefault(part, (self._names[part], self._values[part]))
-        form = _weaker(self._forms.get(part, _Form.JSON), refusal, name)
+        tried = self._forms.get(part, _Form.JSON)
+        form = _weaker(tried, refusal, name)
         if form is None or (form is _Form.TEXT and len(raw) > _JSONB_LIMIT):
+            # The name may be refused as well.
+            self._names[part] = name if tried in (_Form.JSON, _Form.TEXT) else jsontext.in_ascii(name)
             self.nullify(part, refusal)
             return False
         value = bytes(raw)

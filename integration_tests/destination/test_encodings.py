@@ -97,6 +97,26 @@ def test_escapes_and_names_that_the_database_lacks(latin1_db):
     ]
 
 
+def test_values_that_are_refused_for_more_than_one_reason(latin1_db):
+    deep = "[" * 100_000 + "]" * 100_000
+    lines = (
+        record('{"id":0,"o":{"文":1e999999}}', "t")
+        + record(f'{{"id":1,"文":{deep}}}', "t")
+        + record(f'{{"id":2,"z":["文",{deep}]}}', "t")
+        + record('{"id":3,"文":{"文":1e999999}}', "t")
+    )
+    sync(latin1_db, table(), lines)
+    assert [found[:4] for found in final(latin1_db)] == [(None,) * 4] * 4
+    plain = "\\u6587"
+    data = [data for data, _ in raw(latin1_db)]
+    assert data == [
+        {"o": f'{{"{plain}":1e999999}}'},
+        {plain: deep},
+        {"z": f'["{plain}",{deep}]'},
+        {plain: f'{{"{plain}":1e999999}}'},
+    ]
+
+
 def test_every_row_has_one(latin1_db):
     """The server tells a wrong line, or none: it converts a whole buffer at a time."""
     lines = b"".join(record(f'{{"id":{number},"s":"{chr(0x4E00 + number)}"}}', "t") for number in range(500))
