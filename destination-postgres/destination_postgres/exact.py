@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
+from airbyte_pg.escapes import repair_escapes
 from destination_postgres import changes, jsontext, values
 from destination_postgres.columns import Column, Kind
-from destination_postgres.inbox import Record, repair_escapes
+from destination_postgres.inbox import Record
 
 # COPY's text format (PostgreSQL documentation, COPY, File Formats).
 NULL = "\\N"

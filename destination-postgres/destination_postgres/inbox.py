@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import select
 from typing import Final
 
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from airbyte_pg.errors import SystemFault, TransientError
+from airbyte_pg.escapes import repair_escapes
 from destination_postgres import jsontext
 
 # As much as a pipe can hold (/proc/sys/fs/pipe-max-size): fewer, larger chunks to decode.
@@ -80,9 +80,6 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _decoder: Final = msgspec.json.Decoder(Message)
 _loose_decoder: Final = msgspec.json.Decoder(_LooseMessage)
-
-# The escapes of a JSON string, one after the other, so that an escaped backslash is never taken for a beginning.
-_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
 
 
 class Inbox:
@@ -169,23 +166,6 @@ class Inbox:
         if last:
             raise TruncatedInput("The input ended inside a line.", detail=place)
         raise SystemFault("A line of the input is no valid Airbyte message.", detail=place)
-
-
-def repair_escapes(text: bytes, *, drop_nul: bool) -> bytes:
-    """JSON ``text`` with U+FFFD for each lone surrogate and, if asked, without NUL characters."""
-
-    def replaced(match: re.Match[bytes]) -> bytes:
-        escape = match.group()
-        if len(escape) != 6:
-            return escape
-        if drop_nul and escape == b"\\u0000":
-            return b""
-        return b"\\ufffd" if escape[2:4].lower() in _SURROGATES else escape
-
-    return _ESCAPE.sub(replaced, text)
-
-
-_SURROGATES = frozenset({b"d8", b"d9", b"da", b"db", b"dc", b"dd", b"de", b"df"})
 
 
 def _repaired(text: bytes) -> Message | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from airbyte_pg.errors import SystemFault
-from destination_postgres.inbox import Inbox, Line, Message, TruncatedInput, repair_escapes
+from destination_postgres.inbox import Inbox, Line, Message, TruncatedInput
 
 RECORD = b'{"type":"RECORD","record":{"stream":"s","namespace":"n","emitted_at":1,"data":%s}}\n'
 STATE = b'{"type":"STATE","state":{"data":{}}}\n'
@@ -176,24 +176,3 @@ def test_a_record_with_a_lone_surrogate_is_repaired_and_no_other_line_is_touched
     messages = parse(RECORD % b'{"a":"\\ud800x\\\\ud800"}' + RECORD % b'{"b":"\\u0000"}')
     assert data_of(messages[0]) == b'{"a":"\\ufffdx\\\\ud800"}'
     assert data_of(messages[1]) == b'{"b":"\\u0000"}'
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        (b'"a"', b'"a"'),
-        (b'"\\ud83d\\ude00"', b'"\\ud83d\\ude00"'),
-        (b'"\\uD83D\\uDE00"', b'"\\uD83D\\uDE00"'),
-        (b'"\\ude00\\ud83d"', b'"\\ufffd\\ufffd"'),
-        (b'"\\ud83d\\ud83d\\ude00"', b'"\\ufffd\\ud83d\\ude00"'),
-        (b'"\\ud83dn"', b'"\\ufffdn"'),
-        (b'"\\ud83d\\n"', b'"\\ufffd\\n"'),
-        (b'"\\\\u0000"', b'"\\\\u0000"'),
-        (b'"\\\\\\u0000"', b'"\\\\"'),
-        (b'{"\\u0000k":["\\u0000"]}', b'{"k":[""]}'),
-        (b'"\\ud83d\\u0000\\ude00"', b'"\\ufffd\\ufffd"'),
-        (b'"\\u00e9\\u0001"', b'"\\u00e9\\u0001"'),
-    ],
-)
-def test_repairs(given: bytes, wanted: bytes):
-    assert repair_escapes(given, drop_nul=True) == wanted

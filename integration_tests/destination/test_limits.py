@@ -212,18 +212,26 @@ def test_digits_are_exact_everywhere(destination_db):
 
 
 def test_nul_and_lone_surrogates_everywhere(destination_db):
-    columns = {"id": "integer", "s": "string", "o": "object", "a": "array", "u": {}, "k\0ey": "integer"}
+    columns = {
+        "id": "integer",
+        "s": "string",
+        "o": "object",
+        "a": "array",
+        "u": {},
+        "k\0ey": "integer",
+        "l\ud800": "integer",
+    }
     bad = "a\\u0000\\ud800"
     text = (
         f'{{"s":"{bad}","o":{{"{bad}":{{"{bad}":"{bad}"}}}},"a":[["{bad}"],"{bad}"],"u":"{bad}",'
-        f'"k\\u0000ey":"no number","{bad}":{{"{bad}":["{bad}"]}}}}'
+        f'"k\\u0000ey":"no number","l\\ud800":7,"{bad}":{{"{bad}":["{bad}"]}}}}'
     )
     good = "a\ufffd"
     sync(destination_db, table(columns), numbered('{"s":"before"}', text, '{"s":"behind"}'))
-    empty = (None, None, None, None)
-    assert final(destination_db, "s, o, a, u, k_ey") == [
+    empty = (None, None, None, None, None)
+    assert final(destination_db, "s, o, a, u, k_ey, l_") == [
         ("before", *empty, []),
-        (good, {good: {good: good}}, [[good], good], good, None, [change("key", UNFIT)]),
+        (good, {good: {good: good}}, [[good], good], good, None, 7, [change("key", UNFIT)]),
         ("behind", *empty, []),
     ]
     assert raw(destination_db)[1] == (
@@ -233,6 +241,7 @@ def test_nul_and_lone_surrogates_everywhere(destination_db):
             "a": [[good], good],
             "u": good,
             "key": "no number",
+            "l\ufffd": "7",
             good: {good: [good]},
         },
         [],

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from airbyte_pg.errors import ConfigError, StreamName
+from airbyte_pg.escapes import repair_escapes
 
 SyncMode = Literal["full_refresh", "incremental"]
 DestinationSyncMode = Literal["overwrite", "append", "append_dedup"]
@@ -74,13 +75,21 @@ class _Catalog(msgspec.Struct):
     streams: list[ConfiguredStream]
 
 
+def _decoded(text: bytes) -> list[ConfiguredStream]:
+    try:
+        return msgspec.json.decode(text, type=_Catalog).streams
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # A name with half a surrogate pair is the one that its records will have when they are repaired.
+        return msgspec.json.decode(repair_escapes(text, drop_nul=False), type=_Catalog).streams
+
+
 def load_catalog(path: Path) -> list[ConfiguredStream]:
     """The streams of the configured catalog in ``path``.
 
     Raises ConfigError when the file is missing, is no configured catalog, or names a stream twice.
     """
     try:
-        streams = msgspec.json.decode(path.read_bytes(), type=_Catalog).streams
+        streams = _decoded(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"The catalog file cannot be read: {error.strerror}.", detail=str(path)) from error
     except msgspec.DecodeError as error:
