@@ -104,9 +104,8 @@ def measure_tables(ground: Ground, report: Report) -> None:
         size_mb = ground.size_mb(name)
         append, copy_in = partial(destination.append, name), partial(destination.copy_in, name)
         report.add(both, "psql COPY raw, COPY final", rows, size_mb, append, partial(copy_in, "raw", "final"))
-        if destination.supports(raw_retention="none"):
-            append = partial(destination.append, name, raw_retention="none")
-            report.add(alone, "psql COPY final", rows, size_mb, append, partial(copy_in, "final"))
+        append = partial(destination.append, name, raw_retention="none")
+        report.add(alone, "psql COPY final", rows, size_mb, append, partial(copy_in, "final"))
         if name == "narrow" and report.wants(bad):
             count = min(rows, BAD_ROWS)
             destination.spoil(count)
@@ -136,6 +135,8 @@ def measure_backlog(ground: Ground, report: Report, kind: str) -> None:
     if report.wants(applied):
         destination.record_changes()
         report.add(applied, "native subscription", count, size_mb, destination.changes, pair.subscription)
+        alone = partial(destination.changes, raw_retention="none")
+        report.add(f"{applied}, no raw", "native subscription", count, size_mb, alone, pair.subscription)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ import uuid
 
 from psycopg2 import sql
 
-from airbyte_pg.errors import ConfigError
-from destination_postgres.settings import DestinationSettings
 from integration_tests.bench.ground import Ground
 from integration_tests.bench.measure import Measured
 from integration_tests.support.databases import Database
@@ -19,14 +17,6 @@ class DestinationBench:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._before: Database | None = None
-
-    def supports(self, **options: str) -> bool:
-        """Whether the destination takes these options yet."""
-        try:
-            DestinationSettings.model_validate({**self._ground.destination.config(), **options}).refuse_unsupported()
-        except ConfigError:
-            return False
-        return True
 
     # Appending.
 
@@ -86,7 +76,7 @@ class DestinationBench:
         self._before.execute("vacuum analyze")
         ground.pipe(ground.source_command("narrow.dedup.json", "state.json"), stdout=ground.path("changes.jsonl"))
 
-    def changes(self) -> Measured:
+    def changes(self, **options: str) -> Measured:
         """The file of the backlog into a copy of what was before it, deduplicated by key."""
         assert self._before is not None
         self._before.close()
@@ -94,7 +84,7 @@ class DestinationBench:
         parts = map(sql.Identifier, (name, self._before.name))
         self._ground.destination.execute(sql.SQL("create database {} template {}").format(*parts))
         with Database(self._ground.clusters[1], name, exists=True) as database:
-            return self._write(database, "narrow.dedup.json", "changes.jsonl")
+            return self._write(database, "narrow.dedup.json", "changes.jsonl", **options)
 
     @staticmethod
     def _parts(table: str) -> dict[str, str]:
