@@ -22,7 +22,9 @@ from integration_tests.support.databases import Database
 from integration_tests.support.slots import only_one_free_slot
 
 # Many small checkpoints and flushes: states come back all the time, and a kill falls between any two steps.
-SMALL_STEPS: dict[str, Any] = {"sync_checkpoint_records": 200, "destination_options": {"flush_bytes": 20_000}}
+SMALL_CHECKPOINTS: dict[str, Any] = {"sync_checkpoint_records": 200}
+SMALL_FLUSHES: dict[str, Any] = {"flush_bytes": 20_000}
+RETENTIONS = ("keep", "typed", "none")
 SIDES = ["source", "destination"]
 # The anchor itself is read where no slot is free for a copy of it.
 READINGS = (*TRANSPORTS, "fallback")
@@ -41,6 +43,7 @@ class Story:
     destination: Database
     watch: AnchorWatch
     options: dict[str, Any]
+    draw: random.Random
     state: dict[str, Any] | None = None
     given: dict[str, Any] | None = None
     passed: list[Passed] = field(default_factory=list)
@@ -49,7 +52,10 @@ class Story:
         """One sync; one that is not killed must end well."""
         self.given = self.state
         self.watch.given(self.given)
-        passed = sync(self.source, self.destination, catalog, self.state, kill=kill, **self.options)
+        # What raw tables keep, or kept in the sync before, is nothing to the final ones.
+        flushes = {**SMALL_FLUSHES, "raw_retention": self.draw.choice(RETENTIONS)}
+        options = {**self.options, "destination_options": flushes}
+        passed = sync(self.source, self.destination, catalog, self.state, kill=kill, **options)
         assert kill or passed.ok, passed.printed[-5:]
         self.state = passed.states[-1] if passed.states else self.state
         self.passed.append(passed)
@@ -73,7 +79,8 @@ def _begun(source: Database, destination: Database, seed: int, reading: str) -> 
     transport = reading if reading in TRANSPORTS else "auto"
     slots = only_one_free_slot(source) if reading == "fallback" else contextlib.nullcontext()
     with slots, AnchorWatch(source) as watch:
-        yield Story(source, destination, watch, {**SMALL_STEPS, **_parts(seed), "transport": transport})
+        options = {**SMALL_CHECKPOINTS, **_parts(seed), "transport": transport}
+        yield Story(source, destination, watch, options, random.Random(f"{seed}/destination"))
 
 
 def _parts(seed: int) -> dict[str, Any]:
