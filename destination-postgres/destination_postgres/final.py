@@ -104,8 +104,8 @@ def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> No
         for null_parts in _null_patterns(cursor, plan.dedup, origin.tombstones):
             buried = mergesql.delete_buried(target.final, origin.tombstones, plan.dedup, null_parts)
             _change(cursor, plan, target.final, buried)
-        columns = mergesql.tombstone_columns(plan.dedup)
-        cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
+        bury = sqlgen.append(target.tombstones, origin.tombstones, mergesql.tombstone_columns(plan.dedup))
+        keyindex.with_wide_keys(cursor, (target.tombstones,), plan.dedup, plan.id, lambda: cursor.execute(bury))
     _merge(cursor, plan, plan.dedup, origin.final, target)
 
 
