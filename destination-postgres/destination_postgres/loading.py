@@ -114,6 +114,8 @@ class Loader:
                     final.move(cursor, plan, plan.aside, plan.visible)
             if opening.adopt or opening.discard:
                 cursor.execute(sqlgen.drop_tables(plan.aside.tables))
+            if opening.discard and not opening.aside and plan.forgotten:
+                cursor.execute(sqlgen.drop_tables(plan.forgotten))
             if opening.aside:
                 self._ensure(cursor, plan, plan.aside, entry)
             final.open_staging(cursor, plan)
@@ -147,7 +149,7 @@ class Loader:
                     raw.move(cursor, plan.aside.raw, plan.visible.raw)
                 if plan.has_final:
                     final.replace(cursor, plan, plan.aside, plan.visible)
-                cursor.execute(sqlgen.drop_tables(plan.aside.tables))
+                cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
             entry = self._ledger.entry(cursor, plan)
             history = entry.building_history if opened.opening.aside else entry.history
             self._ledger.record(cursor, plan, Entry(opened.opening.generation, history=history, dedup=plan.dedup))

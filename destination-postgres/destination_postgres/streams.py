@@ -50,7 +50,10 @@ class Target:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A stream as it is written. ``namespace`` is never None: streams without one get the default schema's name."""
+    """A stream as it is written. ``namespace`` is never None: streams without one get the default schema's name.
+
+    ``forgotten``: tombstones that syncs in another mode may have left; they go when the rows that they belong to go.
+    """
 
     id: StreamName
     namespace: str
@@ -65,6 +68,7 @@ class StreamPlan:
     visible: Target
     aside: Target
     staging: Table
+    forgotten: tuple[Table, ...]
 
     @property
     def label(self) -> str:
@@ -148,6 +152,7 @@ def _plan(
             tombstones=own("tombstones_aside") if has_tombstones else None,
         ),
         staging=own("staging"),
+        forgotten=() if has_tombstones else (own("tombstones"), own("tombstones_aside")),
     )
 
 

@@ -225,6 +225,17 @@ def test_tombstones_alone_are_something_to_replace(destination_db):
     assert users(destination_db) == [(1, "a")]
 
 
+@pytest.mark.parametrize("has_row", [True, False], ids=["rows", "tombstones alone"])
+def test_tombstones_go_with_their_rows_when_the_mode_changes(destination_db, has_row):
+    deletion = {"id": 1, "_ab_cdc_lsn": 100, "_ab_cdc_deleted_at": "2024-01-01T00:00:00Z"}
+    row = {"id": 1, "name": "a", "_ab_cdc_lsn": 1}
+    first = [deletion, *([{**row, "id": 2}] if has_row else [])]
+    sync(destination_db, one(USERS_CDC, "append_dedup", generation=1), records(first), raw_retention="none")
+    sync(destination_db, one(USERS_CDC, "append", generation=2, minimum=2), record(row), raw_retention="none")
+    sync(destination_db, one(USERS_CDC, "append_dedup", generation=2), b"", raw_retention="none")
+    assert users(destination_db) == [(1, "a")]
+
+
 def test_tables_that_the_ledger_knows_nothing_of_do_not_get_into_a_new_generation(destination_db):
     """Somebody has dropped the ledger in the middle of a refresh."""
     sync(destination_db, catalog("append", 1), records(OLD))

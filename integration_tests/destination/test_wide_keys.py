@@ -101,6 +101,20 @@ def test_an_index_is_made_over_wide_rows_that_are_there(destination_db):
     assert is_hashed(destination_db) == [True]
 
 
+def test_deletions_of_wide_keys_in_a_refresh_that_is_broken_off(destination_db):
+    def refresh(generation: int, minimum: int) -> dict[str, Any]:
+        wanted = catalog("string")
+        wanted["streams"][0] |= {"generation_id": generation, "minimum_generation_id": minimum}
+        return wanted
+
+    wide, deleted = (json.dumps(digits(5_000)) for _ in range(2))
+    sync(destination_db, refresh(1, 0), change('"n"', 1, "narrow"))
+    lines = change(wide, 1, "wide") + change(deleted, 1, "a") + change(deleted, 5, None)
+    assert write(destination_db, refresh(2, 2), lines + state(1, "items")).exit_code == 1
+    sync(destination_db, refresh(2, 0), change(deleted, 4, "late"))
+    assert values(destination_db) == ["narrow", "wide"]
+
+
 def test_an_index_of_2x_gives_way(destination_db):
     sync(destination_db, catalog("string"), change('"n"', 1, "n"))
     (own,) = destination_db.rows("select indexname from pg_indexes where tablename = 'items'")
