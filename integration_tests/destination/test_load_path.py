@@ -361,7 +361,7 @@ def test_more_streams_than_the_server_has_locks_for_in_one_transaction():
     count = 400
     streams = [stream(f"s{number}", {"id": "integer"}, key=["id"], cdc=True) for number in range(count)]
     rows = [record({"id": 1, "_ab_cdc_lsn": 1}, f"s{number}") for number in range(count)]
-    few_locks = {"max_locks_per_transaction": "16", "max_connections": "20"}
+    few_locks = {"max_locks_per_transaction": "16", "max_connections": "20", "max_wal_senders": "4"}
     with Cluster(embedded(18), settings=few_locks) as cluster, Database(cluster) as database:
         sync(database, configured(streams), b"".join(rows) + state(1, None))
         counts = " union all ".join(f"select count(*) from public.s{number}" for number in range(100))
