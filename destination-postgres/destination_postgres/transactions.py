@@ -18,13 +18,19 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 # UTC: texts without a zone mean UTC. search_path: no operator of a user's schema comes before the system's.
+# quote_all_identifiers: names of types are compared. row_security: rows that a policy hides from us would be taken for
+# missing, and be doubled; off makes that an error. synchronous_commit: a STATE must not be forgotten by a server that
+# fails; which standbys are waited for is left to the user.
 # jit: the plans are simple, and compiling them costs more than it saves.
 _BEGIN = """\
 begin isolation level read committed read write;
 set local timezone = 'UTC';
 set local datestyle = 'ISO, YMD';
 set local search_path = 'pg_catalog';
-set local client_min_messages = 'warning'"""
+set local client_min_messages = 'warning';
+set local quote_all_identifiers = off;
+set local row_security = off;
+select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"""
 
 _JIT_VERSION = 110_000
 
