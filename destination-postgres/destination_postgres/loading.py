@@ -145,8 +145,7 @@ class Loader:
         with transaction(self._connection) as cursor:
             if opened.opening.aside:
                 if plan.has_raw:
-                    cursor.execute(sqlgen.delete_all(plan.visible.raw))
-                    raw.move(cursor, plan.aside.raw, plan.visible.raw)
+                    raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id)
                 if plan.has_final:
                     final.replace(cursor, plan, plan.aside, plan.visible)
                 cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
