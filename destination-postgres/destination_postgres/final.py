@@ -10,8 +10,6 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
-from airbyte_pg.errors import ConfigError
-from airbyte_pg.sql import text
 from destination_postgres import keyindex, mergesql, sqlgen
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
@@ -20,7 +18,7 @@ from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID
 from destination_postgres.refusals import broken_rule
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
-from destination_postgres.tables import columns_of, ensure_table, is_filled
+from destination_postgres.tables import columns_of, deleting, ensure_table, is_filled
 
 # One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
 _MERGE_SETTINGS = """\
@@ -46,7 +44,8 @@ def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | No
     Raises ConfigError for a table with other columns than the stream's, or one that is not ours.
     """
     types = _types(plan)
-    ensure_table(cursor, target.final, types, required=_REQUIRED, stream=plan.id)
+    is_inner = target == plan.aside
+    ensure_table(cursor, target.final, types, required=_REQUIRED, stream=plan.id, is_inner=is_inner)
     dedup = plan.dedup
     if dedup is None:
         return
@@ -59,7 +58,7 @@ def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | No
         if (settled is not None and not is_ranked) or columns_of(cursor, target.tombstones) != set(wanted):
             # What was deleted is not known by the new key, or not how late by the new cursor.
             cursor.execute(sqlgen.drop_tables([target.tombstones]))
-        ensure_table(cursor, target.tombstones, wanted, required=[EXTRACTED_AT], stream=plan.id)
+        ensure_table(cursor, target.tombstones, wanted, required=[EXTRACTED_AT], stream=plan.id, is_inner=True)
         keyindex.ensure(cursor, target.tombstones, dedup)
     is_settled = is_ranked and settled is not None and settled.deleted_at == dedup.deleted_at
     if not is_settled and is_filled(cursor, target.final):
@@ -198,14 +197,8 @@ def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Compo
     Returns how many rows it counts.
     """
     try:
-        cursor.execute(statement)
-    except errors.ObjectNotInPrerequisiteState as error:
-        remedy = sql.SQL("alter table {} replica identity full;").format(table.sql)
-        raise ConfigError(
-            f"A publication sends the deletions of {table}, which has no replica identity.",
-            remedy=text(remedy, cursor.connection),
-            stream=plan.id,
-        ) from error
+        with deleting(cursor, table, plan.id):
+            cursor.execute(statement)
     except psycopg2.Error as error:
         # A key that is too wide is for keyindex to settle.
         may_be_key = (

@@ -19,7 +19,7 @@ from destination_postgres import sqlgen
 from destination_postgres.naming import TableNames
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan
-from destination_postgres.tables import columns_of
+from destination_postgres.tables import columns_of, create_inner
 
 LEDGER_TABLE = "_airbyte_pg_ledger"
 
@@ -146,8 +146,10 @@ class Ledger:
 
     def ensure(self, cursor: Cursor) -> None:
         """Create the table if it is missing, and the columns that it lacks."""
-        cursor.execute(sqlgen.create_table(self._table, _TYPES, required=_KEY))
         known = columns_of(cursor, self._table)
+        if not known:
+            create_inner(cursor, self._table, _TYPES, required=_KEY)
+            known = set(_TYPES)
         for column in _TYPES:
             if column not in known:
                 cursor.execute(sqlgen.add_column(self._table, column, _TYPES[column]))

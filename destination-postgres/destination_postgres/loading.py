@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -16,7 +17,9 @@ from destination_postgres import final, raw, sqlgen
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
 from destination_postgres.naming import raw_schema_name
+from destination_postgres.refusals import broken_rule
 from destination_postgres.settings import DestinationSettings
+from destination_postgres.sqlgen import Table
 from destination_postgres.streams import StreamPlan, Target, plan_streams
 from destination_postgres.tables import ensure_schema, is_filled
 from destination_postgres.transactions import retried, transaction
@@ -74,7 +77,7 @@ class Loader:
         ordered = sorted(batch.streams.items(), key=lambda item: str(self._streams[item[0]].target.final))
         for start in range(0, len(ordered), _STREAMS_PER_TRANSACTION):
             part = ordered[start : start + _STREAMS_PER_TRANSACTION]
-            retried(partial(self._write_once, part))
+            self._change(partial(self._write_once, part))
             for stream, buffer in part:
                 label = self._streams[stream].plan.label
                 # The runner of `airbyte-pg sync` reads this line.
@@ -84,7 +87,7 @@ class Loader:
         """All rows of ``stream`` have been written: a generation that was built takes the place of the old one."""
         opened = self._streams[stream]
         if opened.opening.building:
-            retried(lambda: self._complete_once(opened))
+            self._change(lambda: self._complete_once(opened))
 
     def close(self) -> None:
         """Drop the staging tables."""
@@ -93,6 +96,21 @@ class Loader:
                 # One by one: the server's lock table may be too small for all of a large catalog.
                 with transaction(self._connection) as cursor:
                     final.close_staging(cursor, opened.plan)
+
+    def _change(self, work: Callable[[], None]) -> None:
+        """Do ``work()``, one whole transaction. Raises ConfigError for a rule that is checked at its end only."""
+        try:
+            # Two syncs of a stream may make its staging table at once.
+            retried(work, creating=True)
+        except psycopg2.IntegrityError as error:
+            # A deferred constraint: the server alone says of which table.
+            table = Table(error.diag.schema_name or "", error.diag.table_name or "")
+            plans = (opened.plan for opened in self._streams.values())
+            stream = next((plan.id for plan in plans if plan.visible.final == table), None)
+            rule = broken_rule(error, table, stream) if stream else None
+            if rule is None:
+                raise
+            raise rule from error
 
     def _ensure_ledger(self) -> None:
         with transaction(self._connection) as cursor:
@@ -145,8 +163,7 @@ class Loader:
         with transaction(self._connection) as cursor:
             if opened.opening.aside:
                 if plan.has_raw:
-                    cursor.execute(sqlgen.delete_all(plan.visible.raw))
-                    raw.move(cursor, plan.aside.raw, plan.visible.raw)
+                    raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id)
                 if plan.has_final:
                     final.replace(cursor, plan, plan.aside, plan.visible)
                 cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))

@@ -25,6 +25,9 @@ GENERATION_ID = "_airbyte_generation_id"
 META = "_airbyte_meta"
 META_COLUMNS = (RAW_ID, EXTRACTED_AT, GENERATION_ID, META)
 
+# Columns that every table has (PostgreSQL documentation, System Columns). Before 12 oid was one, too.
+_SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
+
 _HASH_DIGITS = 8
 
 
@@ -85,12 +88,12 @@ def table_names(
 
 
 def column_names(fields: Iterable[str]) -> list[str]:
-    """A column name for each JSON field, in order; no two alike, none the connector's own.
+    """A column name for each JSON field, in order; no two alike, none the connector's own or the server's.
 
     As in 2.x a later one gets ``_1``, ``_2`` …; where that would be cut off, a count goes into the middle.
     Raises ConfigError when that is taken too.
     """
-    taken = set(META_COLUMNS)
+    taken = {*META_COLUMNS, *_SYSTEM_COLUMNS}
     found: list[str] = []
     for field in fields:
         name = _free_column(sanitise(field)[:IDENTIFIER_LIMIT], sanitise(field), taken)

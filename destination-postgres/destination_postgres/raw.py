@@ -12,7 +12,7 @@ from destination_postgres.columns import RAW_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.rawparts import RawRows
 from destination_postgres.sqlgen import Table
-from destination_postgres.tables import ensure_table
+from destination_postgres.tables import deleting, ensure_table
 
 COLUMNS = tuple(RAW_TYPES)
 
@@ -25,6 +25,13 @@ def ensure(cursor: Cursor, table: Table, stream: StreamName) -> None:
 def load(cursor: Cursor, table: Table, chunks: Sequence[bytes], stream: StreamName) -> None:
     """Add rows given in COPY's binary format, without its header and trailer."""
     copy_in(cursor, table, RawRows(), chunks, stream)
+
+
+def replace(cursor: Cursor, origin: Table, target: Table, stream: StreamName) -> None:
+    """Put the rows of ``origin`` in the place of those of ``target``."""
+    with deleting(cursor, target, stream):
+        cursor.execute(sqlgen.delete_all(target))
+    move(cursor, origin, target)
 
 
 def move(cursor: Cursor, origin: Table, target: Table) -> None:

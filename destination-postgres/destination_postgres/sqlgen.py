@@ -59,6 +59,11 @@ def add_column(table: Table, column: str, sql_type: str) -> sql.Composed:
     return sql.SQL("alter table {} add column {} {}").format(table.sql, name(column), sql.SQL(sql_type))
 
 
+def identify_by_all(table: Table) -> sql.Composed:
+    """ALTER TABLE … REPLICA IDENTITY FULL."""
+    return sql.SQL("alter table {} replica identity full").format(table.sql)
+
+
 def change_types(table: Table, types: Mapping[str, str]) -> sql.Composed:
     """ALTER TABLE … TYPE of some columns; ``types`` are trusted SQL."""
     changes = (

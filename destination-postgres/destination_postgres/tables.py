@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import ConfigError, StreamName
+from airbyte_pg.sql import text
 from destination_postgres import sqlgen
 from destination_postgres.columns import FINAL_META_TYPES, RAW_TYPES, Kind
 from destination_postgres.naming import META_COLUMNS
@@ -44,14 +46,20 @@ def ensure_table(
     *,
     required: Iterable[str] = (),
     stream: StreamName,
+    is_inner: bool = False,
 ) -> None:
     """Create ``table`` with these columns, or see that it has them, in any order.
+
+    ``is_inner``: it is one of the connector's own, and rows of it are deleted; see ``create_inner``.
 
     Raises ConfigError for a table that the connector did not make or that has other columns.
     """
     oid = _table_oid(cursor, table, stream)
     if oid is None:
-        cursor.execute(sqlgen.create_table(table, types, required=required))
+        if is_inner:
+            create_inner(cursor, table, types, required=required)
+        else:
+            cursor.execute(sqlgen.create_table(table, types, required=required))
         return
     cursor.execute(_COLUMNS, (oid,))
     found = {column: (base, exact) for column, base, exact in cursor.fetchall()}
@@ -69,6 +77,26 @@ def ensure_table(
             remedy="Changed schemas are not supported yet: rename or drop the table and refresh the stream.",
             stream=stream,
         )
+
+
+def create_inner(cursor: Cursor, table: Table, types: Mapping[str, str], *, required: Iterable[str]) -> None:
+    """Create a table of the connector's own, of which rows may be changed and deleted also where a publication is FOR
+    ALL TABLES: nobody but us could give it the replica identity that this takes."""
+    cursor.execute(sqlgen.create_table(table, types, required=required))
+    cursor.execute(sqlgen.identify_by_all(table))
+
+
+@contextlib.contextmanager
+def deleting(cursor: Cursor, table: Table, stream: StreamName) -> Iterator[None]:
+    """Rows of ``table`` are deleted in the body. Raises ConfigError if a publication does not let them go."""
+    try:
+        yield
+    except errors.ObjectNotInPrerequisiteState as error:
+        raise ConfigError(
+            f"A publication sends the deletions of {table}, which has no replica identity.",
+            remedy=f"{text(sqlgen.identify_by_all(table), cursor.connection)};",
+            stream=stream,
+        ) from error
 
 
 def columns_of(cursor: Cursor, table: Table) -> set[str]:

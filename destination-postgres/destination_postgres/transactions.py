@@ -17,8 +17,10 @@ from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-# A STATE leaves behind a commit that outlives a crash of the server. More than its own disk is the user's choice.
 # UTC: texts without a zone mean UTC. search_path: no operator of a user's schema comes before the system's.
+# quote_all_identifiers: names of types are compared. row_security: rows that a policy hides from us would be taken for
+# missing, and be doubled; off makes that an error. synchronous_commit: a STATE must not be forgotten by a server that
+# fails; which standbys are waited for is left to the user.
 # jit: the plans are simple, and compiling them costs more than it saves.
 _BEGIN = """\
 begin isolation level read committed read write;
@@ -26,12 +28,14 @@ set local timezone = 'UTC';
 set local datestyle = 'ISO, YMD';
 set local search_path = 'pg_catalog';
 set local client_min_messages = 'warning';
+set local quote_all_identifiers = off;
+set local row_security = off;
 select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"""
 
 _JIT_VERSION = 110_000
 
-# Another try is likely to get through: the other transaction has won and ended.
-# (A table that is gone is the staging table: another sync of the stream has ended.)
+# Another try is likely to get through: the other transaction has won and ended. A table is gone that was there a
+# statement ago: another sync of the stream has dropped what is only there for a sync, at its end.
 _CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.UndefinedTable)
 # Two sessions that create the same thing at once, in spite of IF NOT EXISTS (reference 3.11).
 _RACES = (errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema, errors.DuplicateObject)
@@ -71,7 +75,7 @@ def trial(connection: Connection) -> Iterator[Cursor]:
 
 
 def retried(work: Callable[[], _Result], *, creating: bool = False) -> _Result:
-    """What ``work()``, one whole transaction, returns; tried again after a deadlock or serialisation failure.
+    """What ``work()``, one whole transaction, returns; tried again after a conflict with another transaction.
 
     ``creating``: also when somebody else created the same table or schema meanwhile.
     """

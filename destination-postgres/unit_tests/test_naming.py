@@ -102,6 +102,10 @@ def test_a_user_column_does_not_take_a_name_of_ours():
     assert naming.column_names(["_airbyte_raw_id", "_airbyte_meta"]) == ["_airbyte_raw_id_1", "_airbyte_meta_1"]
 
 
+def test_a_user_column_does_not_take_a_name_of_the_servers():
+    assert naming.column_names(["ctid", "Ctid", "ctid_1"]) == ["ctid_1", "Ctid", "ctid_1_1"]
+
+
 def test_long_columns_that_are_alike_after_the_cut_keep_both_ends():
     long = ["c" * 63 + "x", "c" * 63 + "yz"]
     cut, counted = naming.column_names(long)

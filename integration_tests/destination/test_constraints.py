@@ -88,6 +88,15 @@ def test_a_rule_that_refuses_a_new_generation_is_named(made_db):
     assert users(made_db) == [(0, "0")]
 
 
+@pytest.mark.parametrize(("mode", "generation"), [("append", 1), ("append_dedup", 1), ("overwrite", 2)])
+def test_a_rule_that_is_checked_at_the_commit_is_named(made_db, mode, generation):
+    give_rule(made_db, "add constraint one_name unique (name) deferrable initially deferred")
+    of = one(with_age(), mode, generation=generation, minimum=generation if generation > 1 else 0)
+    outcome = write(made_db, of, LINES + status())
+    refused(outcome, "The constraint one_name of public.users")
+    assert users(made_db) == [(0, "0")]
+
+
 def test_an_index_that_a_value_is_too_long_for(made_db):
     made_db.execute("create index long_names on public.users (name)")
     for length in (5_000, 50_000):

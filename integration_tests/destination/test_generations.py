@@ -119,6 +119,31 @@ def test_a_table_whose_deletions_cannot_be_published_is_left_as_it_is(destinatio
     assert users(destination_db) == ALL_OLD
 
 
+def test_a_publication_of_all_tables_asks_nothing_of_the_connectors_own(destination_db):
+    destination_db.execute("create publication p for all tables")
+    row = {"id": 1, "name": "a", "_ab_cdc_lsn": 1}
+    deletion = {"id": 1, "_ab_cdc_lsn": 2, "_ab_cdc_deleted_at": "2024-01-01T00:00:00Z"}
+
+    def refresh(generation: int, minimum: int) -> Any:
+        return one(USERS_CDC, "append_dedup", generation=generation, minimum=minimum)
+
+    sync(destination_db, refresh(1, 0), record(row))
+    for table in ("airbyte_internal.public_raw__stream_users", "public.users"):
+        outcome = write(destination_db, refresh(2, 2), record(row) + status())
+        assert outcome.error is not None
+        assert outcome.error["failure_type"] == "config_error"
+        named = ".".join(f'"{part}"' for part in table.split("."))
+        assert f"alter table {named} replica identity full;" in outcome.error["message"]
+        destination_db.execute(f"alter table {table} replica identity full")
+    for lsn in (2, 3):
+        sync(destination_db, refresh(1, 0), record({**deletion, "_ab_cdc_lsn": lsn}))
+    for generation in (2, 3):
+        # The same key twice, in a flush each: rows are deleted from what is built aside, too.
+        lines = record(row) + state(1) + record({**row, "_ab_cdc_lsn": 2}) + state(2) + record({**deletion, "id": 2})
+        sync(destination_db, refresh(generation, generation), lines, flush_bytes=1)
+    assert users(destination_db) == [(1, "a")]
+
+
 @pytest.mark.parametrize("destination", ["overwrite", "append", "append_dedup"])
 def test_a_broken_refresh_leaves_the_old_generation_and_a_later_one_replaces_it(destination_db, destination):
     sync(destination_db, catalog(destination, 1), records(OLD))

@@ -280,7 +280,8 @@ ODD_SETTINGS = {
     "backslash_quote": "on",
     "transform_null_equals": "on",
     "client_min_messages": "debug1",
-    "row_security": "off",
+    "row_security": "on",
+    "quote_all_identifiers": "on",
     "log_statement": "all",
 }
 EVIL = """
@@ -321,6 +322,8 @@ def test_what_the_session_is_set_to_does_not_matter_and_stays_as_it_is(destinati
     logged = len(destination_db.server.log_tail(1 << 30))
     # A transaction each: what the first has left meets the second.
     sync(destination_db, catalog, lines, username=odd_role, password=odd_role, flush_bytes=1)
+    # Meets tables that are there.
+    sync(destination_db, catalog, b"", username=odd_role, password=odd_role)
     destination_db.execute("set timezone = 'UTC'")
     destination_db.execute("set datestyle = 'ISO, YMD'")
     shown = ("2023-02-01 12:00:00+00", "2023-02-01 12:00:00", "2023-02-01", "0.1", {"a": "\\'"})
@@ -366,3 +369,36 @@ def test_more_streams_than_the_server_has_locks_for_in_one_transaction():
         sync(database, configured(streams), b"".join(rows) + state(1, None))
         counts = " union all ".join(f"select count(*) from public.s{number}" for number in range(100))
         assert database.rows(f"select count, count(*) from ({counts}) u group by 1") == [(1, 100)]
+
+
+@pytest.mark.parametrize(("given", "used"), [("off", "on"), ("local", "local")])
+def test_what_is_acknowledged_survives_the_server(destination_db, given, used):
+    sync(destination_db, one(), b"")
+    destination_db.execute(
+        "create table public.seen (setting text);"
+        "create function public.look() returns trigger language plpgsql as $$ begin"
+        " insert into public.seen values (current_setting('synchronous_commit')); return null; end $$;"
+        "create constraint trigger look after insert on public.users deferrable initially deferred"
+        " for each row execute procedure public.look()"
+    )
+    destination_db.execute(f"alter database {destination_db.name} set synchronous_commit = {given}")
+    sync(destination_db, one(), record({"id": 1, "name": "a"}))
+    assert destination_db.rows("select setting from public.seen") == [(used,)]
+
+
+def test_rows_that_a_policy_hides_are_not_taken_for_missing(destination_db, odd_role):
+    login = {"username": odd_role, "password": odd_role}
+    sync(destination_db, one(destination="append_dedup"), record({"id": 1, "name": "a"}), **login)
+    destination_db.execute(
+        "alter table public.users enable row level security; alter table public.users force row level security;"
+        "create policy adding on public.users for insert with check (true);"
+        "create policy seeing on public.users for select using (id > 1)"
+    )
+    outcome = write(
+        destination_db, one(destination="append_dedup"), record({"id": 1, "name": "b"}) + state(1) + status(), **login
+    )
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert "42501" in outcome.error["internal_message"]
+    assert outcome.states == []
+    assert users(destination_db) == [(1, "a")]

@@ -169,6 +169,19 @@ def test_streams_of_several_modes_in_one_sync_with_odd_names(destination_db):
     assert {"public_raw__stream_plain_table_", "unusual_name_raw__stream_o_dd"} <= raw
 
 
+def test_fields_with_names_that_the_server_or_our_sql_uses(destination_db):
+    fields = ["ctid", "w", "xmin", "t", "winner", "rival", "place", "is_newer", "is_beaten", "tableoid", "row_number"]
+    for cursor in ("t", "winner"):
+        odd = stream(f"odd_{cursor}", dict.fromkeys(fields, "integer"), key=fields[:3])
+        catalog = one(odd | {"default_cursor_field": [cursor]}, "append_dedup")
+        row = dict.fromkeys(fields, 1)
+        lines = (record(changed, odd["name"]) for changed in (row, {**row, cursor: 3}, {**row, cursor: 2, "rival": 2}))
+        sync(destination_db, catalog, state(1).join(lines), flush_bytes=1)
+        columns = ", ".join(name if name not in ("ctid", "xmin", "tableoid") else f"{name}_1" for name in fields)
+        (found,) = destination_db.rows(f"select {columns} from public.{odd['name']}")
+        assert dict(zip(fields, found, strict=True)) == {**row, cursor: 3}
+
+
 def test_a_new_stream_in_the_catalog_does_not_take_an_older_ones_table(destination_db):
     old, new = {**USERS, "name": "a_b"}, {**USERS, "name": "a b"}
     sync(destination_db, one(old), record({"id": 1, "name": "old"}, "a_b"))
