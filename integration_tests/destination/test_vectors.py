@@ -26,7 +26,6 @@ pytestmark = pytest.mark.skipif(not VECTORS.exists(), reason="Airbyte's test vec
 LATER = {
     "testIncrementalSyncDropOneColumn",
     "incrementalDedupChangeCursor",
-    "testDisableTypingDeduping",
     "testDropCascade",
     "testMixedCaseRawTableV1V2Migration",
     "testRawTableMetaMigration_append",
@@ -37,6 +36,8 @@ LATER = {
     "testV1V2migration",
     "noColumns",
 }
+# What a case says in words of the configuration.
+OPTIONS: dict[str, Json] = {"testDisableTypingDeduping": {"disable_type_dedupe": True}}
 # Two streams in one case, no messages of their own, or an expectation in words (see test_generations).
 ELSEWHERE = {
     "incrementalDedupDefaultNamespace",
@@ -134,10 +135,12 @@ def test_end_to_end_cases(destination_db, name):
     for generation in case.get("for_generation_ids", [42]):
         namespace = f"dat_{generation}"
         for sync in case["syncs"]:
-            run_sync(destination_db, sync, generation, namespace, forgetful=name in FORGETFUL)
+            run_sync(destination_db, sync, generation, namespace, forgetful=name in FORGETFUL, **OPTIONS.get(name, {}))
+        if OPTIONS.get(name, {}).get("disable_type_dedupe"):
+            assert destination_db.value("select to_regclass(%s)", f"{namespace}.s") is None
 
 
-def run_sync(db: Database, sync: Json, generation: int, namespace: str, *, forgetful: bool) -> None:
+def run_sync(db: Database, sync: Json, generation: int, namespace: str, *, forgetful: bool, **options: object) -> None:
     """One sync of a case, and what must be in the tables after it."""
     generation_id = generation if sync["generation_id"] == "$g" else sync["generation_id"]
     minimum = generation if sync["minimum_generation_id"] == "$g" else sync["minimum_generation_id"]
@@ -165,7 +168,7 @@ def run_sync(db: Database, sync: Json, generation: int, namespace: str, *, forge
     value = sync.get("terminal_status", "COMPLETE")
     end = status("s", namespace=namespace, value=value) if value else b""
     repeat = min(sync.get("repeat", 1), 1000)
-    outcome = write(db, catalog, b"".join(given) * repeat + state(1, "s", namespace=namespace) + end)
+    outcome = write(db, catalog, b"".join(given) * repeat + state(1, "s", namespace=namespace) + end, **options)
     assert outcome.exit_code == (1 if "failure" in sync.get("expect", "") else 0), outcome
     # Where a case stands for several generations, its files name one of them.
     stamped = generation if sync["generation_id"] == "$g" else sync.get("set_generation_id")
