@@ -121,7 +121,7 @@ def _continued(plan: StreamPlan, before: History | None) -> History:
     fresh = _fresh(plan)
     if before == "untyped" and fresh != "untyped":
         raise ConfigError(
-            "Earlier syncs wrote raw rows only (disable_type_dedupe); the final table would lack them.",
+            "The raw table has rows that were never typed (of disable_type_dedupe, or of a broken sync of 2.x).",
             remedy="Refresh the stream and remove its rows, so that all are read again.",
             stream=plan.id,
         )
