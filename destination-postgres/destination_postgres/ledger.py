@@ -121,7 +121,7 @@ def _continued(plan: StreamPlan, before: History | None) -> History:
     fresh = _fresh(plan)
     if before == "untyped" and fresh != "untyped":
         raise ConfigError(
-            "Earlier syncs wrote raw rows only (disable_type_dedupe); the final table would lack them.",
+            "The raw table has rows that were never typed (of disable_type_dedupe, or of a broken sync of 2.x).",
             remedy="Refresh the stream and remove its rows, so that all are read again.",
             stream=plan.id,
         )
@@ -149,12 +149,12 @@ class Ledger:
         known = columns_of(cursor, self._table)
         if not known:
             create_inner(cursor, self._table, _TYPES, required=_KEY)
+            # Here alone: IF NOT EXISTS would ask for ownership, and lock the table, even where it is there.
+            cursor.execute(sqlgen.create_unique_index(f"{LEDGER_TABLE}_stream", self._table, _KEY))
             known = set(_TYPES)
         for column in _TYPES:
             if column not in known:
                 cursor.execute(sqlgen.add_column(self._table, column, _TYPES[column]))
-        index = sqlgen.create_unique_index(f"{LEDGER_TABLE}_stream", self._table, _KEY)
-        cursor.execute(index)
 
     def names(self, cursor: Cursor) -> dict[tuple[str, str], TableNames]:
         """The table names of every stream that was ever written, by namespace and name."""

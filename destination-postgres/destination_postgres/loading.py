@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import psycopg2
@@ -122,6 +122,9 @@ class Loader:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
             self._ensure(cursor, plan, plan.visible, entry)
+            if entry.history is None and plan.has_raw and raw.has_untyped(cursor, plan.visible.raw):
+                # 2.x types what it has acknowledged at the end of a sync only.
+                entry = replace(entry, history="untyped")
             opening = open_generation(plan, entry, filled=_is_filled(cursor, plan))
             kept = histories(plan, entry, opening)
             if opening.adopt:

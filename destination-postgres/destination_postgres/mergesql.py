@@ -58,7 +58,8 @@ def merge(
 
     1. ``winner``: the newest staged row of each key, in the order of the keys, which is that of the index.
     2. ``fight``: each winner with the rows of its key that the target has, and whether those are newer.
-    3. ``outdated``: rows that are not newer are deleted.
+    3. ``outdated``: rows that are not newer are deleted, all of them before the next part begins, because it counts
+       them: a unique index of the user's would refuse a row whose predecessor is still there.
     4. Winners that are no deletions go in, unless something newer was found.
 
     The lookup is LATERAL with OFFSET 0, which the planner does not turn into a join over the whole target: without
@@ -168,9 +169,10 @@ def _merge(
         " from winner w left join lateral"
         " (select t.ctid as place, {newer} as is_newer from only {target} t where {match} offset 0) t on true),"
         " outdated as (delete from only {target} t"
-        " where t.ctid = any (array(select rival from fight where rival is not null and not is_beaten)))"
+        " where t.ctid = any (array(select rival from fight where rival is not null and not is_beaten)) returning 1)"
         " insert into {target} ({columns}) select {columns} from only {staging} w"
         " where w.ctid = any (array(select winner from fight group by winner having not bool_or(is_beaten))) and {kept}"
+        " and (select count(*) >= 0 from outdated)"
         " order by {key}"
     ).format(
         key=names(dedup.key),

@@ -22,6 +22,12 @@ def ensure(cursor: Cursor, table: Table, stream: StreamName) -> None:
     ensure_table(cursor, table, RAW_TYPES, stream=stream)
 
 
+def has_untyped(cursor: Cursor, table: Table) -> bool:
+    """Whether ``table`` has a row that was never typed."""
+    cursor.execute(sqlgen.has_untyped(table))
+    return bool((cursor.fetchone() or [False])[0])
+
+
 def load(cursor: Cursor, table: Table, chunks: Sequence[bytes], stream: StreamName) -> None:
     """Add rows given in COPY's binary format, without its header and trailer."""
     copy_in(cursor, table, RawRows(), chunks, stream)

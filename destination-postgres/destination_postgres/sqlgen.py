@@ -134,6 +134,11 @@ def append(target: Table, origin: Table, columns: Sequence[str]) -> sql.Composed
     )
 
 
+def has_untyped(raw: Table) -> sql.Composed:
+    """Whether the raw table has a row that is in no final table."""
+    return sql.SQL("select exists (select from {} where _airbyte_loaded_at is null)").format(raw.sql)
+
+
 def is_filled(table: Table) -> sql.Composed:
     """Whether the table has a row."""
     return sql.SQL("select exists (select from {})").format(table.sql)

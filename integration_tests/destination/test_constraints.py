@@ -88,6 +88,20 @@ def test_a_rule_that_refuses_a_new_generation_is_named(made_db):
     assert users(made_db) == [(0, "0")]
 
 
+@pytest.mark.parametrize("rule", ["add primary key (id)", "add unique (id)", "add exclude (id with =)"])
+def test_a_key_that_is_unique_by_the_users_rule_takes_new_rows(made_db, rule):
+    catalog = one(with_age(), "append_dedup")
+    sync(made_db, catalog, b"")
+    give_rule(made_db, rule)
+    made_db.execute("create table public.children (id bigint)")
+    if "exclude" not in rule:
+        made_db.execute("alter table public.children add foreign key (id) references public.users (id)")
+    made_db.execute("insert into public.children values (0)")
+    for age in range(3):
+        sync(made_db, catalog, records({"id": key, "name": "new", "age": age} for key in range(300)))
+    assert made_db.rows("select count(*), min(age), max(age) from public.users") == [(300, 2, 2)]
+
+
 @pytest.mark.parametrize(("mode", "generation"), [("append", 1), ("append_dedup", 1), ("overwrite", 2)])
 def test_a_rule_that_is_checked_at_the_commit_is_named(made_db, mode, generation):
     give_rule(made_db, "add constraint one_name unique (name) deferrable initially deferred")

@@ -227,6 +227,24 @@ def test_existing_tables_are_continued_in_any_order_of_columns(destination_db):
     assert raw_count(destination_db) == 2
 
 
+@pytest.mark.parametrize("destination", ["append", "append_dedup"])
+def test_rows_that_2x_acknowledged_and_never_typed_are_not_forgotten(destination_db, destination):
+    sync(destination_db, one(destination=destination), records(FIRST))
+    # As a sync of 2.x leaves them that is broken off: it types at the end, and acknowledges before.
+    destination_db.execute("delete from public.users where id = 2; drop table airbyte_internal._airbyte_pg_ledger")
+    destination_db.execute(
+        "update airbyte_internal.public_raw__stream_users set _airbyte_loaded_at = null"
+        " where _airbyte_data ->> 'id' = '2'"
+    )
+    outcome = write(destination_db, one(destination=destination), record({"id": 3}) + state(1) + status())
+    assert outcome.states == []
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert "never typed" in outcome.error["message"]
+    sync(destination_db, one(destination=destination, generation=2, minimum=2), records(FIRST))
+    assert users(destination_db) == [(1, "a"), (2, "b")]
+
+
 @pytest.mark.parametrize(
     ("ddl", "texts"),
     [

@@ -53,6 +53,15 @@ def test_every_missing_right_is_named_with_the_sql_that_grants_it(db):
     assert check(db).connection_status == {"status": "SUCCEEDED"}
 
 
+def test_two_users_share_a_raw_schema(db):
+    sync(db, one({**USERS, "name": "of_another"}), record({"id": 1}, "of_another"))
+    db.execute(f'grant usage, create on schema airbyte_internal, public to "{ROLE}"')
+    db.execute(f'grant select, insert, update on airbyte_internal._airbyte_pg_ledger to "{ROLE}"')
+    for count in (1, 2):
+        sync(db, one(), record({"id": 1, "name": "a"}), username=ROLE, password="word")
+        assert users(db) == [(1, "a")] * count
+
+
 def test_existing_schemas_are_enough(db):
     """CREATE on the database and TEMPORARY are not needed."""
     db.execute(
