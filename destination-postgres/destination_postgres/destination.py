@@ -51,14 +51,7 @@ def write(call: Call) -> None:
         streams = loader.open(configured)
         # What lives now lives to the end: spare the collector from walking through it again and again.
         gc.freeze()
-        try:
-            _write(call, connection, loader, streams, settings.limits)
-        except Exception:
-            # The failure is the thing to tell, not that the server would not clean up after it.
-            with contextlib.suppress(psycopg2.Error):
-                loader.close()
-            raise
-        loader.close()
+        _write(call, connection, loader, streams, settings.limits)
 
 
 def _write(call: Call, connection: Connection, loader: Loader, streams: list[OpenStream], limits: Limits) -> None:

@@ -65,19 +65,6 @@ def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | No
         _settle(cursor, plan, dedup, target, is_ranked=is_ranked)
 
 
-def open_staging(cursor: Cursor, plan: StreamPlan) -> None:
-    """Make the stream's staging table anew: what a killed sync left there has been acknowledged to nobody."""
-    if plan.dedup is None:
-        return
-    cursor.execute(sqlgen.drop_tables([plan.staging]))
-    cursor.execute(sqlgen.create_table(plan.staging, _types(plan), unlogged=True))
-
-
-def close_staging(cursor: Cursor, plan: StreamPlan) -> None:
-    """Drop the stream's staging table."""
-    cursor.execute(sqlgen.drop_tables([plan.staging]))
-
-
 def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[bytes]) -> dict[int, str]:
     """Bring rows given as COPY text into the final table of ``target``.
 
@@ -87,12 +74,14 @@ def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[byte
     if plan.dedup is None:
         mended = copy_in(cursor, target.final, rows, chunks, plan.id)
     else:
-        # Another sync of the stream may have dropped it at its end. From here to the commit there is only one of them.
+        # Nobody else sees it, so nobody holds it up: a dump of the database locks every table that it finds. One flush
+        # of the stream at a time, as another one would make a table of the same name.
+        cursor.execute(sqlgen.drop_tables([plan.staging]))
         cursor.execute(sqlgen.create_table(plan.staging, _types(plan), unlogged=True))
-        cursor.execute(sqlgen.truncate(plan.staging))
         mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
         work = partial(_merge_once, cursor, plan, plan.dedup, plan.staging, target)
         keyindex.with_wide_keys(cursor, _keyed(target), plan.dedup, plan.id, work)
+        cursor.execute(sqlgen.drop_tables([plan.staging]))
     return {position: rows.raw_id(row) for position, row in mended.items()}
 
 

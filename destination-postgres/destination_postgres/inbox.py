@@ -118,6 +118,11 @@ class Inbox:
         self._parts = [chunk[end:]] if end < len(chunk) else []
         return lines
 
+    @property
+    def is_within_line(self) -> bool:
+        """Whether the beginning of a line has been read, and not its end."""
+        return bool(self._parts)
+
     def parse(self, lines: bytes) -> list[Message | Line]:
         """The messages in ``lines``, in order; those that are no RECORDs with their line.
 

@@ -89,14 +89,6 @@ class Loader:
         if opened.opening.building:
             self._change(lambda: self._complete_once(opened))
 
-    def close(self) -> None:
-        """Drop the staging tables."""
-        for opened in self._streams.values():
-            if opened.plan.dedup is not None:
-                # One by one: the server's lock table may be too small for all of a large catalog.
-                with transaction(self._connection) as cursor:
-                    final.close_staging(cursor, opened.plan)
-
     def _change(self, work: Callable[[], None]) -> None:
         """Do ``work()``, one whole transaction. Raises ConfigError for a rule that is checked at its end only."""
         try:
@@ -139,7 +131,6 @@ class Loader:
                 cursor.execute(sqlgen.drop_tables(plan.forgotten))
             if opening.aside:
                 self._ensure(cursor, plan, plan.aside, entry)
-            final.open_staging(cursor, plan)
             building = opening.generation if opening.building else None
             self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept, plan.dedup))
         return opening

@@ -111,11 +111,6 @@ def drop_index(table: Table, index: str) -> sql.Composed:
     return sql.SQL("drop index if exists {}").format(sql.Identifier(table.schema, index))
 
 
-def truncate(table: Table) -> sql.Composed:
-    """TRUNCATE: only for staging tables, which nobody else reads."""
-    return sql.SQL("truncate {}").format(table.sql)
-
-
 def delete_all(table: Table) -> sql.Composed:
     """DELETE without a condition: unlike TRUNCATE it lets readers go on."""
     return sql.SQL("delete from {}").format(table.sql)

@@ -68,8 +68,9 @@ class Writer:
             if lines is None:
                 return None
             if not lines:
-                # Woken by a flush that is done, or nothing came for so long that what there is should be shown.
-                self._flush_if_due(at_state=True)
+                # Woken by a flush that is done, or nothing came for so long that what there is should be shown; but the
+                # middle of a line is no end of anything.
+                self._flush_if_due(at_state=self._at_state or not self._inbox.is_within_line)
                 continue
             try:
                 messages = self._inbox.parse(lines)

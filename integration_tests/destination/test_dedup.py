@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from psycopg2 import sql
 
 from destination_postgres.naming import helper_name
 from integration_tests.destination.writing import (
@@ -23,13 +24,8 @@ from integration_tests.support import connector
 from integration_tests.support.catalogs import configured, stream
 from integration_tests.support.connector import DESTINATION
 from integration_tests.support.databases import Database
-from integration_tests.support.pgserver import wait_until
 
 DELETED = "2024-01-01T00:00:00Z"
-WAITING = (
-    "select count(*) from pg_stat_activity where datname = current_database()"
-    " and application_name = 'destination-postgres' and wait_event_type = 'Lock'"
-)
 
 
 def items(*columns: str, key: tuple[str, ...], cursor: str | None = "_ab_cdc_lsn", cdc: bool = True) -> dict[str, Any]:
@@ -237,20 +233,20 @@ def test_two_syncs_of_a_stream_at_once(destination_db):
     assert own_tables(destination_db) == set()
 
 
-def test_a_staging_table_that_another_sync_drops_in_a_flush(destination_db):
+def test_a_dump_of_the_database_does_not_hold_a_sync_up(destination_db):
+    """pg_dump locks every table that it finds, against changes of their shape, until it has ended."""
     config = destination_db.config(schema="public")
-    staging = f"airbyte_internal.{helper_name('staging', 'public', 'items')}"
-    blocker = destination_db.connect()
-    blocker.autocommit = False
-    with connector.start(DESTINATION, "write", config=config, catalog=PLAIN) as running, blocker.cursor() as cursor:
-        running.write(state(0, None))
+    dump = destination_db.connect()
+    dump.autocommit = False
+    with connector.start(DESTINATION, "write", config=config, catalog=PLAIN) as running, dump.cursor() as cursor:
+        running.write(change(1, "a") + state(1, None))
         running.wait_for(lambda message: bool(message["type"] == "STATE"))
-        cursor.execute(f"lock table {staging} in access exclusive mode")
-        running.write(change(1, "a") + state(1, None) + status("items"))
-        running.close_stdin()
-        wait_until(lambda: destination_db.value(WAITING) == 1, 30, "the flush has found the table, and waits for it")
-        cursor.execute(f"drop table {staging}")
-        blocker.commit()
-        blocker.close()
+        cursor.execute("select schemaname, tablename from pg_tables where schemaname in ('public', 'airbyte_internal')")
+        for table in cursor.fetchall():
+            cursor.execute(sql.SQL("lock table {} in access share mode").format(sql.Identifier(*table)))
+        running.write(change(2, "b") + state(2, None))
+        running.wait_for(lambda message: bool(message["type"] == "STATE"), count=2)
+        running.write(status("items"))
         assert running.finish().exit_code == 0
-    assert values(destination_db) == [(1, "a")]
+    dump.close()
+    assert values(destination_db) == [(1, "b")]

@@ -95,7 +95,6 @@ def load(db: Database, name: str, texts: Sequence[str], *, judged: bool) -> int:
             batch.add(opened.plan.id, encoded, 0.0)
             loader.write(batch)
             start, size = start + size, 2 * size
-        loader.close()
     return refused
 
 

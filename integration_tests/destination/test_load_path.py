@@ -359,6 +359,15 @@ def of_the_destination(log: str) -> list[str]:
     return found
 
 
+def test_the_middle_of_a_line_is_no_end_of_a_transaction(destination_db):
+    """More rows than a flush may have, and less than twice as many; the last one comes in pieces. Still one commit."""
+    rows = [{"id": key, "name": "x" * 50_000} for key in range(100)]
+    lines = records([*rows, {"id": -1, "name": "y" * 2_500_000}])
+    outcome = sync(destination_db, one(), lines + state(1), flush_bytes=8 << 20)
+    committed = [log["message"] for log in outcome.logs if log["message"].startswith("committed")]
+    assert len(committed) == 1, committed
+
+
 def test_more_streams_than_the_server_has_locks_for_in_one_transaction():
     """Five locks and more a stream; so small a server has about a thousand."""
     count = 400
