@@ -10,11 +10,15 @@ from destination_postgres.rowcode import Encoded, SpareRow
 
 _STREAM_BYTES = 64 << 10
 _MANY_STREAMS = 2
+# Of a full batch: enough to keep a server busy that has nothing to do.
+_IDLE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Limits:
     """When a batch is flushed: at the first STATE behind this size or age, or anywhere at twice as much.
+
+    What has been cut once is in parts whatever is done: until its STATE comes, the next parts may be smaller.
 
     ``size_bytes`` counts raw and final rows together. One batch may be on its way to the server while the next is
     filled; batches larger than the default gained 5 % at most when measured. But each stream in a batch costs some
@@ -56,8 +60,10 @@ class StreamBuffer:
 class Batch:
     """What one flush writes, and the STATE lines that its commit releases, in their order."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, is_cut: bool = False) -> None:
+        """``is_cut``: it begins in the middle of what a STATE will end."""
         self._limits = limits
+        self._is_cut = is_cut
         self.streams: dict[StreamName, StreamBuffer] = {}
         self.acknowledgements: list[bytes] = []
         self._size = 0
@@ -83,6 +89,7 @@ class Batch:
     def acknowledge(self, line: bytes, now_s: float) -> None:
         """Queue a STATE line behind the rows that have come so far."""
         self.acknowledgements.append(line)
+        self._is_cut = False
         # A GLOBAL state of many streams is as large as some batches.
         self._size += len(line)
         self._begin(now_s)
@@ -97,8 +104,11 @@ class Batch:
         """Whether there is anything to write."""
         return bool(self.streams)
 
-    def is_due(self, now_s: float, *, at_state: bool) -> bool:
-        """Whether to flush now; ``at_state``: the last thing that came was a STATE, so no transaction is cut."""
+    def is_due(self, now_s: float, *, at_state: bool, server_idle: bool = False) -> bool:
+        """Whether to flush now; ``at_state``: the last thing that came was a STATE, so no transaction is cut.
+
+        ``server_idle``: no batch is on its way.
+        """
         if self._since is None:
             return False
         age_s = now_s - self._since
@@ -108,6 +118,8 @@ class Batch:
             self._row_count / limits.row_count,
             age_s / limits.age_s,
         )
+        if self._is_cut and fullness >= (_IDLE_SHARE if server_idle else 1):
+            return True
         return fullness >= 2 or (at_state and (fullness >= 1 or not self.has_rows))
 
     def patience_s(self, now_s: float) -> float | None:

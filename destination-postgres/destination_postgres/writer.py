@@ -134,7 +134,8 @@ class Writer:
         self._flush_if_due(at_state=True)
 
     def _flush_if_due(self, *, at_state: bool) -> None:
-        if not self._batch.is_due(time.monotonic(), at_state=at_state):
+        server_idle = not self._flusher.is_busy
+        if not self._batch.is_due(time.monotonic(), at_state=at_state, server_idle=server_idle):
             return
         # STATE lines alone wait for the flush that is on its way; its end wakes the reader.
         if self._batch.has_rows or not self._flusher.is_busy:
@@ -142,5 +143,5 @@ class Writer:
 
     def _flush(self) -> None:
         if not self._batch.is_empty:
-            batch, self._batch = self._batch, Batch(self._limits)
+            batch, self._batch = self._batch, Batch(self._limits, is_cut=not self._at_state)
             self._flusher.submit(batch)

@@ -37,6 +37,18 @@ def test_a_batch_waits_for_a_state_up_to_a_limit():
     assert batch.is_due(0.0, at_state=False)
 
 
+def test_what_has_been_cut_once_goes_on_in_smaller_parts_until_its_state():
+    batch = Batch(LIMITS, is_cut=True)
+    batch.add(USERS, rows(LIMITS.size_bytes // 4), 0.0)
+    assert batch.is_due(0.0, at_state=False, server_idle=True)
+    assert not batch.is_due(0.0, at_state=False)
+    batch.add(USERS, rows(LIMITS.size_bytes), 0.0)
+    assert batch.is_due(0.0, at_state=False)
+    batch.acknowledge(b"state\n", 0.0)
+    assert not batch.is_due(0.0, at_state=False, server_idle=True)
+    assert not Batch(LIMITS, is_cut=True).is_due(0.0, at_state=False, server_idle=True)
+
+
 def test_a_batch_becomes_due_with_age():
     batch = Batch(LIMITS)
     assert batch.patience_s(100.0) is None
