@@ -92,8 +92,7 @@ class Loader:
     def _change(self, work: Callable[[], None]) -> None:
         """Do ``work()``, one whole transaction. Raises ConfigError for a rule that is checked at its end only."""
         try:
-            # Two syncs of a stream may make its staging table at once.
-            retried(work, creating=True)
+            retried(work)
         except psycopg2.IntegrityError as error:
             # A deferred constraint: the server alone says of which table.
             table = Table(error.diag.schema_name or "", error.diag.table_name or "")

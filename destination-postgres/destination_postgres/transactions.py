@@ -34,9 +34,8 @@ select set_config('synchronous_commit', 'on', true) where current_setting('synch
 
 _JIT_VERSION = 110_000
 
-# Another try is likely to get through: the other transaction has won and ended. A table is gone that was there a
-# statement ago: another sync of the stream has dropped what is only there for a sync, at its end.
-_CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.UndefinedTable)
+# Another try is likely to get through: the other transaction has won and ended.
+_CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure)
 # Two sessions that create the same thing at once, in spite of IF NOT EXISTS (reference 3.11).
 _RACES = (errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema, errors.DuplicateObject)
 _ATTEMPTS = 6
