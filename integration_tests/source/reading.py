@@ -21,6 +21,7 @@ _TOP = (
     "transport",
     "sync_checkpoint_records",
     "emit_position",
+    "special_values",
     "state_type",
     "failover",
     "snapshot_part_pages",

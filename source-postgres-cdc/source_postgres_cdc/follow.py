@@ -113,6 +113,7 @@ class Following:
         if self._is_bulk(end - start):
             session = server.open_session(settings)
             server.become(session, self._role)
+            server.take_bytes(session, self._server)
             try:
                 return BulkReader(session, *arguments, is_bounded=self._may_stream)
             except CopyImpossible as error:

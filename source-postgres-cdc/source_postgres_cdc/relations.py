@@ -60,12 +60,13 @@ def target_of(
     for column in relation.columns:
         if column.name in known and known[column.name] != column.type_oid:
             log.warning("%s.%s: the type of column %s has changed", *stream.id, column.name)
-    types = load_types(session, {column.type_oid for column in relation.columns})
+    types = load_types(session, {column.type_oid for column in relation.columns}, stream.rendering)
     plan = TuplePlan(
         [
             types.plan_column(
                 column.name if column.name in stream.fields else None,
                 column.type_oid,
+                column.typmod,
                 is_key=column.name in stream.table.key,
             )
             for column in relation.columns

@@ -183,13 +183,17 @@ class Round:
         return progress.page, progress.pages
 
     def _parts(self, stream: Stream, ranges: Iterable[Pages]) -> list[Part]:
-        types = tables.load_types(self._session, {column.type_oid for column in stream.columns})
+        types = tables.load_types(self._session, {column.type_oid for column in stream.columns}, stream.rendering)
         key = stream.table.key if stream.is_followed else ()
         columns = tuple(
-            types.plan_column(column.name, column.type_oid, is_key=column.name in key) for column in stream.columns
+            types.plan_column(column.name, column.type_oid, column.typmod, is_key=column.name in key)
+            for column in stream.columns
         )
         names = [column.name for column in stream.columns]
-        statements = (snapshot.copy_statement(stream.table, names, stream.row_filter, pages=pages) for pages in ranges)
+        stdout = snapshot.to_stdout(stream.rendering)
+        statements = (
+            snapshot.copy_statement(stream.table, names, stream.row_filter, stdout, pages) for pages in ranges
+        )
         return [
             Part(stream.id, pages, sql.text(statement, self._session), columns, self._tail)
             for pages, statement in zip(ranges, statements, strict=True)

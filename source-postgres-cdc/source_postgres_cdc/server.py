@@ -13,6 +13,7 @@ from psycopg2.sql import SQL
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection, connect
 from airbyte_pg.errors import ConfigError
+from source_postgres_cdc.pgtypes import Rendering
 from source_postgres_cdc.settings import SourceSettings
 
 APPLICATION_NAME = "source-postgres-cdc"
@@ -93,7 +94,9 @@ def open_replication_session(settings: SourceSettings, server: Server) -> Connec
         # While our stdout is blocked by a slow destination nobody answers keep-alives; a dead peer is noticed by TCP.
         # Not for ever: a server that shuts down waits for its senders.
         pinned["wal_sender_timeout"] = "15min"
-    return connect(settings, application_name=APPLICATION_NAME, server_settings=pinned, replication=True)
+    session = connect(settings, application_name=APPLICATION_NAME, server_settings=pinned, replication=True)
+    take_bytes(session, server)
+    return session
 
 
 def inspect(session: Connection) -> Server:
@@ -101,9 +104,20 @@ def inspect(session: Connection) -> Server:
     server = Server(*rows(session, _FACTS)[0])
     if server.version < MINIMUM_VERSION:
         raise ConfigError("PostgreSQL before version 10 has no logical replication of its own.")
-    if server.encoding == "SQL_ASCII":
-        raise ConfigError("A database with encoding SQL_ASCII is not supported yet.")
     return server
+
+
+def rendering(facts: Server, settings: SourceSettings) -> Rendering:
+    """How values are rendered where that is not their types' own."""
+    return Rendering(settings.special_values == "text", facts.encoding, facts.version)
+
+
+def take_bytes(session: Connection, server: Server) -> None:
+    """Let what ``session`` decodes come as it is stored, where the database knows no encoding: the server would refuse
+    whatever is no UTF-8. The driver goes on to speak UTF-8."""
+    if server.encoding == "SQL_ASCII":
+        with session.cursor() as cursor:
+            cursor.execute("set client_encoding = 'SQL_ASCII'")
 
 
 @dataclass(frozen=True)

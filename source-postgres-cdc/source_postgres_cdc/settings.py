@@ -108,6 +108,12 @@ class SourceSettings(ConnectionSettings):
         title="Emit Position",
         description="Add _ab_cdc_commit_lsn and _ab_cdc_ordinal: the order in which changes were committed.",
     )
+    special_values: Literal["null", "text"] = Field(
+        default="null",
+        title="Special Values",
+        description="What becomes of NaN and infinite numbers, which JSON numbers cannot be: null, with a note in the "
+        "record's meta.changes, or text.",
+    )
     transport: Literal["auto", "stream", "bulk"] = Field(
         default="auto",
         title="Transport",
@@ -212,6 +218,5 @@ class SourceSettings(ConnectionSettings):
 _NOT_YET: dict[str, tuple[Any, ...]] = {
     "run_mode": ("batch",),
     "schema_change": ("warn",),
-    "special_values": ("null",),
     "truncate_handling": ("warn",),
 }

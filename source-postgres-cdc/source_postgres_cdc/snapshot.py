@@ -14,6 +14,7 @@ from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName, TransientError
 from source_postgres_cdc import server, stamp
 from source_postgres_cdc.core.plan import CopyPlan, PlanColumn
+from source_postgres_cdc.pgtypes import Rendering
 from source_postgres_cdc.tables import Table
 
 # psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk. What is made of
@@ -118,11 +119,13 @@ def split(first: int, pages: int, part_pages: int) -> list[Pages]:
     return [Pages(start, end) for start, end in zip(starts, [*starts[1:], end], strict=True)]
 
 
-def copy_statement(table: Table, columns: Sequence[str], row_filter: str | None, pages: Pages = WHOLE) -> Composable:
+def copy_statement(
+    table: Table, columns: Sequence[str], row_filter: str | None, stdout: SQL, pages: Pages = WHOLE
+) -> Composable:
     """The COPY of ``columns`` of ``table`` to text. ``row_filter`` is SQL as the server deparsed it."""
     relation = sql.table(table.schema, table.name)
     if table.kind == "r" and columns and row_filter is None and pages == WHOLE:
-        return SQL("copy {} ({}) to stdout").format(relation, sql.names(columns))
+        return SQL("copy {} ({}) {}").format(relation, sql.names(columns), stdout)
     query = SQL("select {} from {}{}").format(sql.names(columns) if columns else SQL(""), _only(table), relation)
     conditions = [
         SQL("ctid {} {}::tid").format(SQL(operator), sql.literal(f"({page},0)"))
@@ -133,7 +136,12 @@ def copy_statement(table: Table, columns: Sequence[str], row_filter: str | None,
         conditions.append(SQL("({})").format(SQL(row_filter)))
     if conditions:
         query += SQL(" where ") + SQL(" and ").join(conditions)
-    return SQL("copy ({}) to stdout").format(query)
+    return SQL("copy ({}) {}").format(query, stdout)
+
+
+def to_stdout(rendering: Rendering) -> SQL:
+    """How COPY gives text: in UTF-8, but as it is stored where the database knows no encoding."""
+    return SQL("to stdout" if rendering.has_encoding else "to stdout (encoding 'SQL_ASCII')")
 
 
 def _only(table: Table) -> SQL:

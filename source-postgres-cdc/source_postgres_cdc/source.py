@@ -34,7 +34,8 @@ def discover(call: Call) -> None:
     with closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
         found = tables.load(session, settings.selection)
-        types = tables.load_types(session, {column.type_oid for table in found for column in table.columns})
+        oids = {column.type_oid for table in found for column in table.columns}
+        types = tables.load_types(session, oids, server.rendering(facts, settings))
         members = tables.load_members(session, facts.version, settings.publication)
         may_add = _may_add(publication.find(session, settings.publication), settings)
     catalog = []
@@ -68,7 +69,8 @@ def read(call: Call) -> None:
                 remedy="Run: ALTER SYSTEM SET wal_level = 'logical'; and restart the server.",
             )
         schemas = tuple({entry.stream.namespace or "" for entry in configured})
-        wanted = streams.resolve(configured, tables.load(session, Selection(schemas)))
+        rendering = server.rendering(facts, settings)
+        wanted = streams.resolve(configured, tables.load(session, Selection(schemas)), rendering)
         try:
             Sync(session, facts, settings, emitter).run(wanted, given)
         except BaseException:

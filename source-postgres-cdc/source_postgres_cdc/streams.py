@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc.discover import META_COLUMNS, POSITION_COLUMNS
+from source_postgres_cdc.pgtypes import Rendering
 from source_postgres_cdc.state import StreamIdentity
 from source_postgres_cdc.tables import Column, Membership, Table
 
@@ -27,6 +28,7 @@ class Stream:
     is_followed: bool
     columns: tuple[Column, ...]
     row_filter: str | None
+    rendering: Rendering
     member_oid: int = 0
     is_truncating: bool = False
     is_deduplicated: bool = False
@@ -43,7 +45,7 @@ class Stream:
         return StreamIdentity(self.table.oid, self.member_oid, columns)
 
 
-def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> list[Stream]:
+def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table], rendering: Rendering) -> list[Stream]:
     """The streams of the catalog with their tables, before the publication is known.
 
     Raises ConfigError for a stream whose table is not there, or cannot be followed as it is configured.
@@ -69,6 +71,7 @@ def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table]) -> 
                 is_followed,
                 columns,
                 None,
+                rendering,
                 is_truncating=entry.is_truncating,
                 is_deduplicated=entry.is_deduplicated,
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName
 from source_postgres_cdc import server
-from source_postgres_cdc.pgtypes import PgType, Types
+from source_postgres_cdc.pgtypes import PgType, Rendering, Types
 from source_postgres_cdc.selection import Selection
 
 
@@ -111,7 +111,10 @@ _TYPES = """
 select t.oid::bigint, t.typname, t.typbasetype::bigint, t.typtypmod,
        case when exists (select from pg_type e where e.oid = t.typelem and e.typarray = t.oid)
             then t.typelem::bigint else 0 end,
-       t.typdelim::text
+       t.typdelim::text,
+       (select e.extname from pg_depend d join pg_extension e on e.oid = d.refobjid
+        where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.refclassid = 'pg_extension'::regclass
+          and d.deptype = 'e')
 from pg_type t where t.oid = any (%(oids)s::oid[])
 """
 
@@ -169,7 +172,7 @@ def load(session: Connection, selected: Selection) -> list[Table]:
     return tables
 
 
-def load_types(session: Connection, oids: Iterable[int]) -> Types:
+def load_types(session: Connection, oids: Iterable[int], rendering: Rendering) -> Types:
     """The types ``oids`` and those that they are made of."""
     found: dict[int, PgType] = {}
     wanted = set(oids)
@@ -177,7 +180,7 @@ def load_types(session: Connection, oids: Iterable[int]) -> Types:
         rows = server.rows(session, _TYPES, {"oids": sorted(wanted)})
         found |= {row[0]: PgType(*row) for row in rows}
         wanted = {part for row in rows for part in (row[2], row[4]) if part} - found.keys()
-    return Types(found)
+    return Types(found, rendering)
 
 
 def load_members(session: Connection, version: int, publication: str) -> dict[StreamName, Membership]:

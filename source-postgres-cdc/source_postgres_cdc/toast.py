@@ -15,11 +15,11 @@ from psycopg2.sql import SQL
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
-from source_postgres_cdc import barrier
+from source_postgres_cdc import barrier, snapshot
 from source_postgres_cdc.core import copytext
 from source_postgres_cdc.core.pgoutput import UNCHANGED, RawValue
 from source_postgres_cdc.relations import Target
-from source_postgres_cdc.tables import Table
+from source_postgres_cdc.streams import Stream
 
 Key = tuple[str, ...]
 
@@ -93,7 +93,7 @@ def _fill(session: Connection, entries: Sequence[Incomplete]) -> None:
     if not missing:
         return
     keys = [tuple(str(entry.row[i]) for i in target.key) for entry in entries]
-    found = reselect(session, target.stream.table, [target.names[i] for i in missing], keys)
+    found = reselect(session, target.stream, [target.names[i] for i in missing], keys)
     for entry, key in zip(entries, keys, strict=True):
         values = found.get(key)
         if values is not None:
@@ -103,15 +103,17 @@ def _fill(session: Connection, entries: Sequence[Incomplete]) -> None:
 
 
 def reselect(
-    session: Connection, table: Table, columns: Sequence[str], keys: Sequence[Key]
+    session: Connection, stream: Stream, columns: Sequence[str], keys: Sequence[Key]
 ) -> dict[Key, list[str | None]]:
-    """``columns`` of the rows of ``table`` with ``keys``, as the server renders them (latin-1 text), by key."""
+    """``columns`` of the rows of ``stream`` with ``keys``, as the server renders them (latin-1 text), by key."""
+    table = stream.table
     wanted = list(dict.fromkeys(keys))
-    query = SQL("copy (select {} from only {} where ({}) in ({})) to stdout").format(
+    query = SQL("copy (select {} from only {} where ({}) in ({})) {}").format(
         sql.names([*table.key, *columns]),
         sql.table(table.schema, table.name),
         sql.names(table.key),
         SQL(", ").join(SQL("({})").format(SQL(", ").join(sql.literal(_utf8(part)) for part in key)) for key in wanted),
+        snapshot.to_stdout(stream.rendering),
     )
     out = io.BytesIO()
     with session.cursor() as cursor:
@@ -125,5 +127,5 @@ def reselect(
 
 
 def _utf8(text: str) -> str:
-    # Row text travels as latin-1 for its bytes; the driver wants characters.
-    return text.encode("latin-1").decode("utf-8")
+    # Row text travels as latin-1 for its bytes; the driver wants characters. A key that is no UTF-8 is refused anyway.
+    return text.encode("latin-1").decode("utf-8", "replace")

@@ -22,7 +22,7 @@ def test_control_messages():
     assert pgoutput.decode_truncate(frames.truncate(1, 4294967295)).relation_oids == (1, 4294967295)
     frame = frames.relation(3000000000, "s ", 't"é', "f", [("a", 23, True), ("b\\", 4000000000, False)])
     assert pgoutput.decode_relation(frame) == Relation(
-        3000000000, "s ", 't"é', "f", (RelationColumn("a", 23, True), RelationColumn("b\\", 4000000000, False))
+        3000000000, "s ", 't"é', "f", (RelationColumn("a", 23, -1, True), RelationColumn("b\\", 4000000000, -1, False))
     )
 
 

@@ -20,9 +20,11 @@ AROUND = (',"_ab_cdc_lsn":', ',"_ab_cdc_deleted_at":null')
 NUMBERED = (',"_ab_cdc_lsn":', ',"_ab_cdc_ordinal":')
 # Long ones, and text that looks like what stands before a value.
 LONG = st.just("x" * 300) | st.just("t") | st.just("tttt")
-ROWS = st.lists(ROW | st.tuples(*([st.just("1"), LONG] + [st.none()] * 6)), max_size=8)
+ROWS = st.lists(ROW | st.tuples(*([st.just("1"), LONG] + [st.none()] * (len(COLUMNS) - 2))), max_size=8)
 
 
+PLAIN = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
+PLAIN += ["\\x", "x", '"a"=>"b"', "x", "NaN"]
 PLANS = {numbered: TuplePlan(COLUMNS, OID, numbered=numbered) for numbered in (False, True)}
 
 
@@ -63,8 +65,8 @@ def test_runs_of_blocks_that_are_cut_anywhere_equal_the_slow_way(rows, size, num
 
 
 def test_a_run_ends_at_another_relation_and_at_the_limit():
-    row = ["1", "x", "1.50", None, "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
-    short = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
+    short = PLAIN
+    row = [*short[:3], None, *short[4:]]
     sent = [(1, frames.insert(OID, short)), (2, frames.insert(OID, row)), (3, frames.insert(OID + 1, short))]
     block = next(blocks([copied(sent)]))
     lines: list[str] = []
@@ -77,9 +79,10 @@ def test_a_run_ends_at_another_relation_and_at_the_limit():
 
 
 def test_a_run_leaves_what_is_rare():
-    plain = ["1", "x", "1.50", "y", "2024-01-02 03:04:05+00", "t", "{a}", "2024-01-02 03:04:05.25"]
+    plain = PLAIN
     for frame in (
         frames.insert(OID, [*plain[:2], "NaN", *plain[3:]]),
+        frames.insert(OID, [*plain[:11], "\xff", plain[12]]),
         frames.update(OID, plain, plain),
         frames.delete(OID, plain),
         frames.insert(OID, plain[1:]),

@@ -28,7 +28,7 @@ _UNCHANGED: Final = 0x75  # 'u'
 
 _U16 = struct.Struct(">H").unpack_from
 _U32 = struct.Struct(">I").unpack_from
-_U64 = struct.Struct(">Q").unpack_from
+_TYPE = struct.Struct(">Ii").unpack_from
 _BEGIN = struct.Struct(">cQqI")
 _COMMIT = struct.Struct(">cBQQq")
 
@@ -75,6 +75,7 @@ class RelationColumn:
 
     name: str
     type_oid: int
+    typmod: int
     in_identity: bool
 
 
@@ -132,9 +133,9 @@ def decode_relation(frame: bytes) -> Relation:
         for _ in range(count):
             flags = frame[at]
             column, at = _string(frame, at + 1)
-            (type_oid,) = _U32(frame, at)
+            type_oid, typmod = _TYPE(frame, at)
             at += 8
-            columns.append(RelationColumn(column, type_oid, bool(flags & 1)))
+            columns.append(RelationColumn(column, type_oid, typmod, bool(flags & 1)))
         _expect_end(frame, at)
         return Relation(_U32(frame, 1)[0], schema or "pg_catalog", name, identity, tuple(columns))
     except (IndexError, struct.error, ValueError) as error:
@@ -202,8 +203,9 @@ def split_tuple(frame: bytes, at: int) -> tuple[list[RawValue], int]:
 
 
 def _string(frame: bytes, at: int) -> tuple[str, int]:
+    # Names of a database without an encoding may be any bytes; such a table cannot be selected, but be published.
     end = frame.index(0, at)
-    return frame[at:end].decode("utf-8"), end + 1
+    return frame[at:end].decode("utf-8", "surrogateescape"), end + 1
 
 
 def _unpacked(layout: struct.Struct, frame: bytes) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -35,7 +36,8 @@ CopyFunction = Callable[[list[str], str, str], list[str]]  # values of all rows,
 class PlanColumn:
     """A column as it is sent: ``field`` is its name in the record, None for one that is read but not sent.
 
-    A key must be sent whole: rows whose key cannot be held would be taken for one another.
+    A key must be sent whole: rows whose key cannot be held would be taken for one another. ``is_raw``: the bytes of its
+    text need not be UTF-8.
     """
 
     field: str | None
@@ -43,21 +45,23 @@ class PlanColumn:
     element: Kind | None = None
     delimiter: str = ","
     is_key: bool = False
+    is_raw: bool = False
 
     def json(self, text: str) -> str:
         """The JSON of a value's text. Raises Unrepresentable."""
+        if self.is_raw:
+            text = values.utf8(text)
         if self.kind is Kind.ARRAY:
-            return values.array(text, values.SCALARS[self.element or Kind.TEXT], self.delimiter)
+            return values.array(text, self.element or Kind.TEXT, self.delimiter)
         return values.SCALARS[self.kind](text)
 
-    def json_with_gaps(self, text: str) -> str:
-        """As ``json``, with null where an element or the value itself cannot be held."""
-        try:
-            if self.kind is Kind.ARRAY:
-                return values.array(text, values.SCALARS[self.element or Kind.TEXT], self.delimiter, [])
-            return self.json(text)
-        except Unrepresentable:
-            return "null"
+    def json_with_gaps(self, text: str) -> tuple[str, str]:
+        """What can be sent of a value that JSON cannot hold, and what has become of it, in the protocol's words."""
+        if self.is_raw:
+            text = values.repaired(text)
+        if self.kind is Kind.ARRAY:
+            return values.array_with_gaps(text, self.element or Kind.TEXT, self.delimiter), "TRUNCATED"
+        return (values.SCALARS[self.kind](text), "TRUNCATED") if self.is_raw else ("null", "NULLED")
 
 
 class CopyPlan:
@@ -103,8 +107,8 @@ class CopyPlan:
 def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: str, tail: str) -> str:
     """A row as a RECORD line, with ``meta.changes`` for what could not be sent.
 
-    A value (or array element) that JSON cannot hold is null; an UNCHANGED one is left out. Raises ConfigError for a key
-    that JSON cannot hold.
+    A number (or array element) that JSON cannot hold is null, what is no UTF-8 in a text is U+FFFD; an UNCHANGED value
+    is left out. Raises ConfigError for a key that JSON cannot hold.
     """
     fields: list[str] = []
     changes: list[dict[str, str]] = []
@@ -112,7 +116,7 @@ def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: 
         if column.field is None:
             continue
         if isinstance(value, Unchanged):
-            changes.append(_change(column.field, "SOURCE_RETRIEVAL_ERROR"))
+            changes.append(_change(column.field, "NULLED", "SOURCE_RETRIEVAL_ERROR"))
             continue
         if value is None:
             text = "null"
@@ -122,11 +126,12 @@ def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: 
             except Unrepresentable:
                 if column.is_key:
                     raise ConfigError(
-                        f"The key column {column.field} holds a value that JSON cannot (NaN or an infinity).",
+                        f"The key column {column.field} holds a value that JSON cannot (NaN, an infinity, or text that "
+                        "is no UTF-8).",
                         remedy="Change such keys, or configure the stream as full_refresh.",
                     ) from None
-                text = column.json_with_gaps(value)
-                changes.append(_change(column.field, "SOURCE_SERIALIZATION_ERROR"))
+                text, change = column.json_with_gaps(value)
+                changes.append(_change(column.field, change, "SOURCE_SERIALIZATION_ERROR"))
         fields.append(f"{_json_key(column.field)}:{text}")
     data = ",".join(fields) + (tail if fields else tail[1:])
     if not changes:
@@ -135,8 +140,8 @@ def render_values(columns: Sequence[PlanColumn], row: Sequence[RawValue], head: 
     return f'{head}{data}}},"meta":{meta}}}}}\n'
 
 
-def _change(field: str, reason: str) -> dict[str, str]:
-    return {"field": field, "change": "NULLED", "reason": reason}
+def _change(field: str, change: str, reason: str) -> dict[str, str]:
+    return {"field": field, "change": change, "reason": reason}
 
 
 def _json_key(field: str) -> str:
@@ -154,11 +159,8 @@ def compiled(lines: list[str], columns: Sequence[PlanColumn], more: Mapping[str,
         "quote": values.quote,
         "unescape": copytext.unescape,
         "unrepresentable": values.unrepresentable,
-        "money": values.money,
-        "plain": values.plain,
-        "timetz": values.timetz,
-        "timestamp": values.timestamp,
-        "timestamptz": values.timestamptz,
+        "utf8": values.utf8,
+        **{kind.value: function for kind, function in values.SCALARS.items()},
         "QUOTE": '"',
         "SPACE": " ",
         "UTC": "+00",
@@ -173,18 +175,26 @@ def compiled(lines: list[str], columns: Sequence[PlanColumn], more: Mapping[str,
         "N": copytext.NULL,
     }
     scope |= more or {}
-    scope |= {f"array{i}": column.json for i, column in enumerate(columns) if column.kind is Kind.ARRAY}
+    scope |= {
+        f"array{i}": partial(values.array, kind=column.element or Kind.TEXT, delimiter=column.delimiter)
+        for i, column in enumerate(columns)
+        if column.kind is Kind.ARRAY
+    }
     exec(compile("\n".join(lines), "<row plan>", "exec"), scope)  # noqa: S102 - our own text; names are escaped
     return scope
 
 
 def expression(column: PlanColumn, name: str, index: int) -> str:
     """The expression of the JSON of the non-null text in ``name``."""
+    if column.is_raw:
+        name = f"utf8({name})"
     match column.kind:
         case Kind.INTEGER:
             return name
         case Kind.DECIMAL:
             return f"{name} if {name}[-1] <= NINE else unrepresentable()"
+        case Kind.DECIMAL_OR_TEXT:
+            return f"{name} if {name}[-1] <= NINE else decimal_or_text({name})"
         case Kind.BOOLEAN:
             return f"TRUE if {name} == YES else FALSE"
         case Kind.TEXT:
@@ -202,16 +212,20 @@ def expression(column: PlanColumn, name: str, index: int) -> str:
             return f"{column.kind.value}({name})"
 
 
+# Texts that COPY writes as JSON does, but for the quotes around them: bytea has one backslash, and both double it.
+_AS_COPIED = (Kind.PLAIN, Kind.BYTEA)
+
+
 def _clean_piece(column: PlanColumn, index: int) -> str:
     """The f-string piece of a value that is neither NULL nor holds anything to be escaped."""
-    if column.kind in (Kind.TEXT, Kind.PLAIN):
+    if column.kind in _AS_COPIED or (column.kind is Kind.TEXT and not column.is_raw):
         return f'"{{c{index}}}"'
     return f"{{{expression(column, f'c{index}', index)}}}"
 
 
 def _quoted_piece(column: PlanColumn, index: int) -> str:
     """The f-string piece of a value without a backslash, so not NULL, that may hold a quote."""
-    return _clean_piece(column, index) if column.kind is not Kind.TEXT else f"{{quote(c{index})}}"
+    return f"{{{expression(column, f'c{index}', index)}}}" if column.kind is Kind.TEXT else _clean_piece(column, index)
 
 
 def _nullable_piece(column: PlanColumn, index: int) -> str:
@@ -219,8 +233,10 @@ def _nullable_piece(column: PlanColumn, index: int) -> str:
     name = f"c{index}"
     if column.is_key and column.kind is Kind.INTEGER:
         return f"{{{name}}}"  # never NULL, nothing to escape
+    if column.kind in _AS_COPIED:
+        return f'{{f"{{QUOTE}}{{{name}}}{{QUOTE}}" if {name} != N else NULL}}'
     bare = f"({expression(column, name, index)})"
-    if column.kind in (Kind.TEXT, Kind.ARRAY):
+    if column.kind in (Kind.TEXT, Kind.ARRAY, Kind.HSTORE):
         escaped = f"({expression(column, f'unescape({name})', index)})"
         return f"{{{bare} if BACKSLASH not in {name} else NULL if {name} == N else {escaped}}}"
     return f"{{{bare} if {name} != N else NULL}}"

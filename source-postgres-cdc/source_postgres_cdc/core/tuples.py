@@ -141,7 +141,12 @@ def _run_of_tuples(columns: Sequence[PlanColumn], oid: int, *, numbered: bool) -
 
 def _is_named_often(column: PlanColumn) -> bool:
     """Whether the expression of ``column`` names its value more than once."""
-    return column.field is not None and column.kind in (Kind.DECIMAL, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+    return column.field is not None and column.kind in (
+        Kind.DECIMAL,
+        Kind.DECIMAL_OR_TEXT,
+        Kind.TIMESTAMP,
+        Kind.TIMESTAMPTZ,
+    )
 
 
 def _short_piece(column: PlanColumn, index: int) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import re
+from base64 import b64encode
 from collections.abc import Callable
+from functools import cache
 from json.encoder import encode_basestring
 from typing import NoReturn
 
@@ -18,7 +20,7 @@ quote: Callable[[str], str] = encode_basestring
 
 
 class Unrepresentable(Exception):
-    """A value that JSON cannot hold (NaN, an infinite number). The message says nothing of it."""
+    """A value that JSON cannot hold: NaN, an infinite number, text that is no UTF-8. The message says nothing of it."""
 
 
 class Kind(enum.Enum):
@@ -26,10 +28,15 @@ class Kind(enum.Enum):
 
     INTEGER = "integer"
     DECIMAL = "decimal"
+    DECIMAL_OR_TEXT = "decimal_or_text"  # the option special_values: text
     MONEY = "money"
     BOOLEAN = "boolean"
+    BIT = "bit"  # an element of bit(1)[]
     TEXT = "text"
-    PLAIN = "plain"  # text that never needs escaping: dates and times
+    PLAIN = "plain"  # text of ASCII that never needs escaping: dates, addresses, uuid
+    BYTEA = "bytea"
+    BASE64 = "base64"  # an element of bytea[]
+    HSTORE = "hstore"
     TIMETZ = "timetz"
     TIMESTAMP = "timestamp"
     TIMESTAMPTZ = "timestamptz"
@@ -51,6 +58,11 @@ def decimal(text: str) -> str:
     return text if text[-1] <= "9" else unrepresentable()
 
 
+def decimal_or_text(text: str) -> str:
+    """As ``decimal``, with NaN and infinities as strings."""
+    return text if text[-1] <= "9" else f'"{text}"'
+
+
 def money(text: str) -> str:
     """money under lc_monetary C (``-$1,234.50``) as a JSON number."""
     return text.replace("$", "").replace(",", "")
@@ -61,9 +73,58 @@ def boolean(text: str) -> str:
     return "true" if text == "t" else "false"
 
 
+def bit(text: str) -> str:
+    """``1`` and ``0`` of a bit(1)."""
+    return "true" if text == "1" else "false"
+
+
 def plain(text: str) -> str:
     """A string without characters that JSON escapes."""
     return f'"{text}"'
+
+
+def bytea(text: str) -> str:
+    """bytea under bytea_output hex: ``\\x01ff``, whose backslash is all that JSON escapes."""
+    return f'"\\{text}"'
+
+
+def base64(text: str) -> str:
+    """The same bytes in base64."""
+    return f'"{b64encode(bytes.fromhex(text[2:])).decode("ascii")}"'
+
+
+# PostgreSQL documentation F.18: keys and values in double quotes, in which a backslash stands before a quote and a
+# backslash, but for NULL.
+_PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+def hstore(text: str) -> str:
+    """``"a"=>"1", "b"=>NULL`` as a string that holds a JSON object, in the order of the server."""
+    pairs = (
+        f"{quote(_ESCAPED.sub(_escaped, key))}:{'null' if value is None else quote(_ESCAPED.sub(_escaped, value))}"
+        for key, value in (match.groups() for match in _PAIR.finditer(text))
+    )
+    return quote(f"{{{','.join(pairs)}}}")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[1]
+
+
+def utf8(text: str) -> str:
+    """``text`` itself, where its bytes are UTF-8. Raises Unrepresentable."""
+    if not text.isascii():
+        try:
+            text.encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError:
+            raise Unrepresentable from None
+    return text
+
+
+def repaired(text: str) -> str:
+    """``text`` with U+FFFD for what is no UTF-8."""
+    return text.encode("latin-1").decode("utf-8", "replace").encode("utf-8").decode("latin-1")
 
 
 def timetz(text: str) -> str:
@@ -109,15 +170,46 @@ def _timestamp(text: str, zone: str) -> str:
     return f'"{day}T{time}{_FRACTION[len(time) - 9 if len(time) > 8 else 0]}{zone}{era}"'
 
 
-def array(text: str, element: Callable[[str], str], delimiter: str, lost: list[int] | None = None) -> str:
+def array(text: str, kind: Kind, delimiter: str) -> str:
     """An array's text (PostgreSQL documentation 8.15.6) as a JSON array, nested by dimension.
 
-    Lower bounds (``[0:2]={…}``) are dropped, NULL elements are null. An element that JSON cannot hold raises
-    Unrepresentable, or with ``lost`` becomes null and its ordinal is appended there.
+    Lower bounds (``[0:2]={…}``) are dropped, NULL elements are null. Raises Unrepresentable.
     """
+    if text[0] == "[":
+        text = text[text.index("=") + 1 :]
+    # The ordinary ones in one go: what stands for numbers and truth values is never in quotes, and of text neither the
+    # delimiter nor braces are, unless there are quotes.
+    if kind is Kind.INTEGER or (kind in (Kind.DECIMAL, Kind.DECIMAL_OR_TEXT) and not _SPECIAL.search(text)):
+        return text.replace("{", "[").replace("}", "]").replace("NULL", "null")
+    if kind is Kind.BOOLEAN:
+        return (
+            text.replace("f", "false").replace("t", "true").replace("NULL", "null").replace("{", "[").replace("}", "]")
+        )
+    if kind in (Kind.TEXT, Kind.PLAIN) and '"' not in text and "NULL" not in text and text.rfind("{") == 0:
+        return f"[{quote(text[1:-1]).replace(delimiter, _BETWEEN)}]" if len(text) > 2 else "[]"
+    return _array(text, SCALARS[kind], delimiter)
+
+
+_BETWEEN = '","'
+_SPECIAL = re.compile("Na|I")
+
+
+def array_with_gaps(text: str, kind: Kind, delimiter: str) -> str:
+    """As ``array``, with null for an element that JSON cannot hold."""
+    element = SCALARS[kind]
+
+    def with_gap(item: str) -> str:
+        try:
+            return element(item)
+        except Unrepresentable:
+            return "null"
+
+    return _array(text, with_gap, delimiter)
+
+
+def _array(text: str, element: Callable[[str], str], delimiter: str) -> str:
     out: list[str] = []
     at = text.index("=") + 1 if text[0] == "[" else 0
-    ordinal = 0
     size = len(text)
     while at < size:
         character = text[at]
@@ -130,28 +222,22 @@ def array(text: str, element: Callable[[str], str], delimiter: str, lost: list[i
         elif character == delimiter:
             out.append(",")
             at += 1
+        elif character == '"':
+            item, at = _quoted_element(text, at + 1)
+            out.append(element(item))
         else:
-            quoted = character == '"'
-            item, at = _quoted_element(text, at + 1) if quoted else _bare_element(text, at, delimiter)
-            if not quoted and item == "NULL":
-                out.append("null")
-            else:
-                try:
-                    out.append(element(item))
-                except Unrepresentable:
-                    if lost is None:
-                        raise
-                    lost.append(ordinal)
-                    out.append("null")
-            ordinal += 1
+            item, at = _bare_element(text, at, delimiter)
+            out.append("null" if item == "NULL" else element(item))
     return "".join(out)
 
 
-_BARE = {delimiter: re.compile(f"[^{delimiter}}}]*") for delimiter in ",;"}
+@cache
+def _bare(delimiter: str) -> re.Pattern[str]:
+    return re.compile(f"[^{re.escape(delimiter)}}}]*")
 
 
 def _bare_element(text: str, at: int, delimiter: str) -> tuple[str, int]:
-    match = _BARE[delimiter].match(text, at)
+    match = _bare(delimiter).match(text, at)
     end = match.end() if match else at
     if end == len(text):
         raise ValueError("an array without an end")
@@ -177,10 +263,15 @@ def _quoted_element(text: str, at: int) -> tuple[str, int]:
 SCALARS: dict[Kind, Callable[[str], str]] = {
     Kind.INTEGER: integer,
     Kind.DECIMAL: decimal,
+    Kind.DECIMAL_OR_TEXT: decimal_or_text,
     Kind.MONEY: money,
     Kind.BOOLEAN: boolean,
+    Kind.BIT: bit,
     Kind.TEXT: quote,
     Kind.PLAIN: plain,
+    Kind.BYTEA: bytea,
+    Kind.BASE64: base64,
+    Kind.HSTORE: hstore,
     Kind.TIMETZ: timetz,
     Kind.TIMESTAMP: timestamp,
     Kind.TIMESTAMPTZ: timestamptz,
