@@ -41,7 +41,8 @@ class Database:
 
     def connect(self, **options: Any) -> Connection:
         """A new autocommit connection, for the caller to close."""
-        return self.server.connect(self.name, **options)
+        # Not every database has an encoding of its own to offer.
+        return self.server.connect(self.name, **{"client_encoding": "UTF8", **options})
 
     def config(self, **more: Any) -> dict[str, Any]:
         """A connector's configuration for this database; ``more`` is added or wins."""
