@@ -24,7 +24,17 @@ class _Head(msgspec.Struct):
     stream: _StreamState | None = None
 
 
+class _Global(msgspec.Struct):
+    stream_states: list[_StreamState] | None = None
+
+
+class _GlobalHead(msgspec.Struct):
+    of_all: _Global | None = msgspec.field(default=None, name="global")
+    global_: _Global | None = None
+
+
 _decode_head = msgspec.json.Decoder(_Head).decode
+_decode_global = msgspec.json.Decoder(_GlobalHead).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -62,6 +72,19 @@ def covered_stream(state: Raw) -> StreamName | None:
     if head.type == "STREAM":
         raise SystemFault("A STREAM state of the input names no stream.")
     return None
+
+
+def named_streams(state: Raw) -> set[StreamName]:
+    """The streams whose progress a STATE tells: those that a source could resume by it. A LEGACY one names none."""
+    if (stream := covered_stream(state)) is not None:
+        return {stream}
+    try:
+        head = _decode_global(state)
+    except msgspec.DecodeError:
+        return set()
+    found = head.of_all or head.global_ or _Global()
+    descriptors = (each.stream_descriptor for each in found.stream_states or ())
+    return {StreamName(descriptor.namespace, descriptor.name) for descriptor in descriptors}
 
 
 def acknowledgement(line: bytes, record_count: int) -> bytes:

@@ -66,6 +66,8 @@ class Batch:
         self._is_cut = is_cut
         self.streams: dict[StreamName, StreamBuffer] = {}
         self.acknowledgements: list[bytes] = []
+        # Streams of which these tell for the first time how far they are, where that matters.
+        self.told: set[StreamName] = set()
         self._size = 0
         self._row_count = 0
         self._since: float | None = None

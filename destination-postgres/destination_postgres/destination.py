@@ -60,7 +60,8 @@ def _write(call: Call, connection: Connection, loader: Loader, streams: list[Ope
     encoders = _encoders(streams, numeric_infinity=connection.server_version >= _NUMERIC_INFINITY_VERSION)
     inbox = Inbox(sys.stdin.fileno(), waiting_fd)
     try:
-        Writer(inbox, encoders, flusher, loader.complete, limits).run()
+        untold = [stream.plan.id for stream in streams if stream.is_untold]
+        Writer(inbox, encoders, flusher, loader.complete, limits, untold).run()
     except Stopped:
         with contextlib.suppress(psycopg2.Error):
             connection.cancel()

@@ -35,6 +35,8 @@ _TYPES = {
     # its own (true) or, because there was nothing to replace, in the visible ones.
     "generation_building": "bigint",
     "building_aside": "boolean",
+    # Whether a STATE that was given back told how far the one that is being built is, so that it can be resumed.
+    "building_told": "boolean",
     # What the raw table holds of the visible rows, and the one that is built aside of those beside it.
     "raw_history": "character varying",
     "building_history": "character varying",
@@ -43,7 +45,15 @@ _TYPES = {
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
-_HISTORIES = ("raw_history", "building_history")
+_ENTRY = (
+    "generation_complete",
+    "generation_building",
+    "building_aside",
+    "raw_history",
+    "building_history",
+    "dedup_rule",
+    "building_told",
+)
 
 
 # Every row that the final table was made of; not all of them; rows that have never been typed, too.
@@ -56,7 +66,8 @@ class Entry:
     """What the ledger says of a stream; the default is one that it does not know.
 
     ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded); ``history``: what the raw
-    table holds of them, ``building_history``: what the one of a generation that is built aside does.
+    table holds of them, ``building_history``: what the one of a generation that is built aside does. ``told``: a STATE
+    has gone back that says how far the one that is being built is.
     """
 
     complete: int | None = None
@@ -65,6 +76,7 @@ class Entry:
     history: History | None = None
     building_history: History | None = None
     dedup: Dedup | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class Opening:
 
     ``generation``: what rows are stamped with. ``building``: they replace the present ones when the stream is
     complete; ``aside``: until then they are kept in tables of their own. ``adopt``: what an interrupted build has left
-    aside is to be added to the visible tables first; ``discard``: whatever is there is to be thrown away.
+    aside is to be added to the visible tables first; ``discard``: whatever is there is to be thrown away; ``told``: a
+    STATE has gone back that says how far it is.
     """
 
     generation: int | None
@@ -81,6 +94,7 @@ class Opening:
     aside: bool = False
     adopt: bool = False
     discard: bool = False
+    told: bool = False
 
 
 def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
@@ -96,8 +110,8 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
         generation = 1 + max(entry.complete or 0, entry.building or 0)
     elif entry.building == generation:
         # The platform sends the ids of a refresh that it resumes again. A literal overwrite says nothing of that: only
-        # a stream that can be resumed goes on.
-        if not plan.overwrite or plan.resumable:
+        # a stream that can be resumed goes on, and only if its source has ever said how far it was.
+        if not plan.overwrite or (plan.resumable and entry.told):
             return Opening(generation, building=True, aside=entry.aside)
     elif entry.complete == generation and not plan.overwrite:
         return Opening(generation)
@@ -169,13 +183,20 @@ class Ledger:
         """What is known of a stream."""
         cursor.execute(
             sql.SQL("select {} from {} where namespace = %s and name = %s").format(
-                names(["generation_complete", "generation_building", "building_aside", *_HISTORIES, "dedup_rule"]),
+                names(_ENTRY),
                 self._table.sql,
             ),
             (plan.namespace, plan.id.name),
         )
         row = cursor.fetchone()
-        return Entry(row[0], row[1], bool(row[2]), row[3], row[4], _rule(row[5])) if row else Entry()
+        return Entry(row[0], row[1], bool(row[2]), row[3], row[4], _rule(row[5]), bool(row[6])) if row else Entry()
+
+    def tell(self, cursor: Cursor, plan: StreamPlan) -> None:
+        """Remember that a STATE told how far the generation is that is being built."""
+        cursor.execute(
+            sql.SQL("update {} set building_told = true where namespace = %s and name = %s").format(self._table.sql),
+            (plan.namespace, plan.id.name),
+        )
 
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
         """Write what is now so."""
@@ -188,6 +209,7 @@ class Ledger:
             "generation_complete": entry.complete,
             "generation_building": entry.building,
             "building_aside": entry.aside,
+            "building_told": entry.told,
             "raw_history": entry.history,
             "building_history": entry.building_history,
             "dedup_rule": _rule_text(entry.dedup),

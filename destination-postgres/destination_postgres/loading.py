@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,6 +35,11 @@ class OpenStream:
 
     plan: StreamPlan
     opening: Opening
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether a STATE that tells how far it is decides if another attempt goes on from there."""
+        return self.opening.building and self.plan.overwrite and self.plan.resumable and not self.opening.told
 
     @property
     def target(self) -> Target:
@@ -71,13 +76,14 @@ class Loader:
         Rows of more than ``_STREAMS_PER_TRANSACTION`` streams take several: each holds locks of some tables and
         indexes per stream, and the server's lock table is small (max_locks_per_transaction).
         """
-        if not batch.has_rows:
+        if not batch.has_rows and not batch.told:
             return
         # Always in the same order, so that two syncs cannot wait for each other's locks.
         ordered = sorted(batch.streams.items(), key=lambda item: str(self._streams[item[0]].target.final))
-        for start in range(0, len(ordered), _STREAMS_PER_TRANSACTION):
-            part = ordered[start : start + _STREAMS_PER_TRANSACTION]
-            self._change(partial(self._write_once, part))
+        parts = [ordered[at : at + _STREAMS_PER_TRANSACTION] for at in range(0, len(ordered), _STREAMS_PER_TRANSACTION)]
+        for part in parts or [[]]:
+            is_last = not parts or part is parts[-1]
+            self._change(partial(self._write_once, part, batch.told if is_last else ()))
             for stream, buffer in part:
                 label = self._streams[stream].plan.label
                 # The runner of `airbyte-pg sync` reads this line.
@@ -131,8 +137,9 @@ class Loader:
             if opening.aside:
                 self._ensure(cursor, plan, plan.aside, entry)
             building = opening.generation if opening.building else None
-            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept, plan.dedup))
-        return opening
+            told = opening.building and not opening.discard and entry.told
+            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept, plan.dedup, told))
+        return replace(opening, told=told)
 
     def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target, entry: Entry) -> None:
         if plan.has_raw:
@@ -140,8 +147,10 @@ class Loader:
         if plan.has_final:
             final.ensure(cursor, plan, target, entry.dedup)
 
-    def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]]) -> None:
+    def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]], told: Iterable[StreamName]) -> None:
         with transaction(self._connection) as cursor:
+            for stream in told:
+                self._ledger.tell(cursor, self._streams[stream].plan)
             for stream, buffer in ordered:
                 opened = self._streams[stream]
                 raw_rows = buffer.raw

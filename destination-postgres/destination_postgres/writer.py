@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from airbyte_pg.errors import ConfigError, StreamName, SystemFault
 from airbyte_pg.messages import now_ms
-from destination_postgres.acks import RecordCounts, acknowledgement, covered_stream
+from destination_postgres.acks import RecordCounts, acknowledgement, covered_stream, named_streams
 from destination_postgres.buffers import Batch, Limits
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox, Line, Message, Record, TruncatedInput
@@ -27,7 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Writes one sync. ``complete`` is called for each stream that may take its new generation."""
+    """Writes one sync. ``complete`` is called for each stream that may take its new generation.
+
+    ``untold``: streams of which it is to be remembered that a STATE told how far they are.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,14 @@ class Writer:
         flusher: Flusher,
         complete: Callable[[StreamName], None],
         limits: Limits,
+        untold: Iterable[StreamName] = (),
     ) -> None:
         self._inbox = inbox
         self._encoders = encoders
         self._flusher = flusher
         self._complete = complete
         self._limits = limits
+        self._untold = set(untold)
         self._batch = Batch(limits)
         self._counts = RecordCounts()
         self._relay = Relay(encoders)
@@ -130,6 +135,9 @@ class Writer:
             raise SystemFault("A STATE message of the input has no state.")
         covered = self._counts.take(covered_stream(line.message.state))
         self._batch.acknowledge(acknowledgement(line.text, covered), time.monotonic())
+        if self._untold and (told := self._untold & named_streams(line.message.state)):
+            self._batch.told |= told
+            self._untold -= told
         self._at_state = True
         self._flush_if_due(at_state=True)
 

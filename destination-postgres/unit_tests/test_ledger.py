@@ -66,8 +66,17 @@ def test_append_modes(
         # One that was not: a stream that cannot be resumed begins anew.
         (2, False, Entry(1, building=2, aside=True), True, Opening(2, building=True, aside=True, discard=True)),
         (2, False, Entry(None, building=2), True, Opening(2, building=True, aside=True, discard=True)),
-        (2, True, Entry(1, building=2, aside=True), True, Opening(2, building=True, aside=True)),
-        (2, True, Entry(None, building=2), True, Opening(2, building=True)),
+        (2, True, Entry(1, building=2, aside=True, told=True), True, Opening(2, building=True, aside=True)),
+        (2, True, Entry(None, building=2, told=True), True, Opening(2, building=True)),
+        # … and only if its source has said how far it was: else it begins anew.
+        (2, True, Entry(1, building=2, aside=True), True, Opening(2, building=True, aside=True, discard=True)),
+        (
+            2,
+            False,
+            Entry(1, building=2, aside=True, told=True),
+            True,
+            Opening(2, building=True, aside=True, discard=True),
+        ),
         # Without ids it is always a fresh one.
         (None, False, NEW, False, Opening(1, building=True, discard=True)),
         (None, True, Entry(4, building=5, aside=True), True, Opening(6, building=True, aside=True, discard=True)),

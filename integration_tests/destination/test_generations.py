@@ -24,6 +24,7 @@ from integration_tests.destination.writing import (
     write,
 )
 from integration_tests.support import connector
+from integration_tests.support.catalogs import merged, stream
 from integration_tests.support.connector import DESTINATION
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import wait_until
@@ -168,10 +169,19 @@ def test_a_resumed_refresh_keeps_what_it_had_acknowledged(destination_db, destin
 
 
 @pytest.mark.parametrize("prior", [OLD, []])
-def test_an_overwrite_that_cannot_be_resumed_begins_anew(destination_db, prior):
-    sync(destination_db, catalog("overwrite", 1), records(prior))
-    broken(destination_db, catalog("overwrite", 2), record({"id": 9, "name": "broken"}))
-    sync(destination_db, catalog("overwrite", 2), records(NEW))
+@pytest.mark.parametrize(
+    ("resumable", "said"), [(False, state(1)), (True, state(1, None)), (True, state(1, "others")), (True, b"")]
+)
+def test_an_overwrite_that_cannot_be_resumed_begins_anew(destination_db, prior, resumable, said):
+    # Either it says so itself, or no STATE told how far it was: its source has nothing to go on from.
+    def of(generation: int) -> Any:
+        return merged(catalog("overwrite", generation, resumable=resumable), one(stream("others", {"id": "integer"})))
+
+    done = status() + status("others")
+    write(destination_db, of(1), records(prior) + done)
+    outcome = write(destination_db, of(2), record({"id": 9, "name": "broken"}) + said)
+    assert outcome.exit_code == 1, outcome
+    assert write(destination_db, of(2), records(NEW) + done).exit_code == 0
     assert users(destination_db) == ALL_NEW
     assert raw_count(destination_db) == 2
 

@@ -8,6 +8,7 @@ import pytest
 
 from integration_tests.pair.piping import Passed, sync
 from integration_tests.source.reading import catalog_of
+from integration_tests.support.catalogs import merged
 from integration_tests.support.databases import Database
 
 FINAL = "select id, v from public.items order by id, v"
@@ -51,6 +52,26 @@ def test_full_refresh_overwrite(items, destination_db):
     assert destination_db.rows(FINAL) == AFTER
     assert destination_db.value(f"select count(*) from {RAW}") == 5
     assert destination_db.rows("select distinct _airbyte_generation_id from public.items") == [(2,)]
+
+
+def test_an_overwrite_that_died_on_the_way_begins_anew_with_the_same_ids(items, destination_db):
+    # The stream says that it is resumable, as everything that can be followed does; a full refresh of it is not.
+    items.execute("insert into items select i, repeat('x', 500), i from generate_series(6, 20000) i")
+    items.execute("create table followed (id int primary key)")
+    items.execute("insert into followed values (1)")
+    catalog = merged(
+        catalog_of(items, "full_refresh", only=["items"], destination="overwrite"),
+        catalog_of(items, "incremental", only=["followed"]),
+    )
+    for stream in catalog["streams"]:
+        stream |= {"generation_id": 1, "minimum_generation_id": int(stream["destination_sync_mode"] == "overwrite")}
+    options = {"destination_options": {"flush_rows": 1000}}
+    died = sync(items, destination_db, catalog, kill=("source", 15000), **options)
+    assert not died.ok
+    assert 0 < destination_db.value("select count(*) from public.items") < 20000
+    assert sync(items, destination_db, catalog, died.states[-1], **options).ok
+    rows = destination_db.rows("select count(*), count(distinct id) from public.items")
+    assert rows == [(20000, 20000)]
 
 
 def test_full_refresh_append(items, destination_db):

@@ -24,8 +24,8 @@ def airbyte_stream(
 ) -> dict[str, Any]:
     """The AirbyteStream of ``table``; ``columns`` are those that its records will hold (None: all).
 
-    Every stream has the meta columns and the cursor; only a followed one offers incremental. None is resumable: an
-    interrupted read of a table starts anew.
+    Every stream has the meta columns and the cursor; only a followed one offers incremental, and is resumable (an
+    initial load goes on where its state says; a full_refresh begins anew all the same, and no state tells of it).
     """
     properties = {
         column.name: types.schema(column.type_oid, column.typmod)
@@ -41,5 +41,5 @@ def airbyte_stream(
         "source_defined_cursor": True,
         "default_cursor_field": [CDC_LSN],
         "source_defined_primary_key": [[name] for name in table.key],
-        "is_resumable": False,
+        "is_resumable": is_followed,
     }
