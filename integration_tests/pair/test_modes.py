@@ -65,11 +65,11 @@ def test_an_overwrite_that_died_on_the_way_begins_anew_with_the_same_ids(items, 
     )
     for stream in catalog["streams"]:
         stream |= {"generation_id": 1, "minimum_generation_id": int(stream["destination_sync_mode"] == "overwrite")}
-    options = {"destination_options": {"flush_rows": 1000}}
-    died = sync(items, destination_db, catalog, kill=("source", 15000), **options)
+    small: dict[str, Any] = {"flush_rows": 1000}
+    died = sync(items, destination_db, catalog, kill=("source", 15000), destination_options=small)
     assert not died.ok
     assert 0 < destination_db.value("select count(*) from public.items") < 20000
-    assert sync(items, destination_db, catalog, died.states[-1], **options).ok
+    assert sync(items, destination_db, catalog, died.states[-1], destination_options=small).ok
     rows = destination_db.rows("select count(*), count(distinct id) from public.items")
     assert rows == [(20000, 20000)]
 

@@ -88,13 +88,13 @@ class Following:
             numbered=self._settings.emit_position,
         )
         with self._open(state.lsn, end) as reader:
-            checkpoint_at = time.monotonic() + self._settings.sync_checkpoint_seconds
+            checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
             for position in reader.follow(end, changes):
                 self._report(position, end)
                 if self._is_due(changes.pending, checkpoint_at):
                     changes.flush()
                     self._checkpoint(state, position)
-                    checkpoint_at = time.monotonic() + self._settings.sync_checkpoint_seconds
+                    checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
             changes.flush()
             state.lsn = reader.position
         # A bulk reader may end before the end: streaming goes on.

@@ -15,24 +15,45 @@ DEFAULT_SLOT = "airbyte_slot"
 DEFAULT_PUBLICATION = "airbyte_publication"
 
 
+# What Airbyte's connector has and this one has no use for.
+HIDDEN: dict[str, Any] = {"airbyte_hidden": True}
+
+
 class ReplicationMethod(BaseModel):
-    """How changes are read: from the write-ahead log."""
+    """Inserts, updates and deletes, from the write-ahead log."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", title="Read Changes using Write-Ahead Log (CDC)")
 
-    method: str = Field(default="CDC", title="Method", description="CDC: changes from the write-ahead log.")
-    plugin: str = Field(default="pgoutput", title="Plugin", description="The output plugin: pgoutput.")
+    method: str = Field(default="CDC", title="Method", json_schema_extra={"const": "CDC"})
+    plugin: str = Field(
+        default="pgoutput",
+        title="Plugin",
+        description="The output plugin, built into PostgreSQL.",
+        json_schema_extra={"enum": ["pgoutput"]},
+    )
     replication_slot: str = Field(
-        default=DEFAULT_SLOT, title="Replication Slot", description="Logical slot that keeps the position."
+        default=DEFAULT_SLOT,
+        title="Replication Slot",
+        description="Logical slot that keeps the position: one of its own for each connection. Made by the first sync.",
+        json_schema_extra={"minLength": 1},
     )
     publication: str = Field(
-        default=DEFAULT_PUBLICATION, title="Publication", description="Publication that names the tables."
+        default=DEFAULT_PUBLICATION,
+        title="Publication",
+        description="Publication that names the tables. Made by the first sync, where the user owns the tables.",
+        json_schema_extra={"minLength": 1},
     )
     initial_waiting_seconds: int = Field(
         default=1200,
         ge=1,
-        title="Liveness Limit",
+        title="Liveness Limit in Seconds",
         description="Seconds without any progress after which a sync fails (transient error).",
+    )
+    queue_size: int = Field(
+        default=10_000,
+        title="Size of the Queue",
+        description="Accepted for compatibility, without effect: memory is bounded without a queue.",
+        json_schema_extra=HIDDEN,
     )
     invalid_cdc_cursor_position_behavior: Literal["Fail sync", "Re-sync data"] = Field(
         default="Fail sync",
@@ -55,17 +76,30 @@ class ReplicationMethod(BaseModel):
     lsn_commit_behaviour: Literal["After loading Data in the destination", "While reading Data"] = Field(
         default="After loading Data in the destination",
         title="LSN Commit Behaviour",
-        description="Accepted for compatibility: the slot moves only to a position whose state has come back.",
+        description="Accepted for compatibility, without effect: the slot moves only to a position whose state came "
+        "back.",
+        json_schema_extra=HIDDEN,
+    )
+    debezium_shutdown_timeout_seconds: int = Field(
+        default=60,
+        title="Debezium Engine Shutdown Timeout",
+        description="Accepted for compatibility, without effect: there is no Debezium.",
+        json_schema_extra=HIDDEN,
     )
 
 
 class SourceSettings(ConnectionSettings):
     """Configuration of source-postgres-cdc. Unknown keys are accepted and ignored."""
 
+    model_config = ConfigDict(
+        title="Postgres Source Spec", json_schema_extra={"required": ["host", "port", "database", "username"]}
+    )
+
     schemas: list[str] = Field(
         default=["public"],
         title="Schemas",
         description="Schemas to read tables from (case sensitive). Empty: all but the system's.",
+        json_schema_extra={"minItems": 0, "uniqueItems": True},
     )
     schema_: str = Field(
         default="public",
@@ -80,7 +114,10 @@ class SourceSettings(ConnectionSettings):
         "double quotes. Empty: every table of the schemas.",
     )
     replication_method: ReplicationMethod = Field(
-        default=ReplicationMethod(), title="Update Method", description="Slot and publication."
+        default=ReplicationMethod(),
+        title="Update Method",
+        description="How changes are read.",
+        json_schema_extra={"is_choice": True, "display_type": "radio"},
     )
     initial_load: bool = Field(
         default=True,
@@ -149,6 +186,31 @@ class SourceSettings(ConnectionSettings):
         description="Tables, and the parts of large ones, are read by up to so many connections and processes at once "
         "in an initial load or full refresh, at most one per processor. Empty: one.",
     )
+    checkpoint_target_interval_seconds: int | None = Field(
+        default=None,
+        gt=0,
+        title="Checkpoint Target Time Interval",
+        description="Airbyte's word for Seconds per Checkpoint: the shorter of the two holds.",
+    )
+    check_privileges: bool = Field(
+        default=True,
+        title="Check Table and Column Access Privileges",
+        description="Accepted for compatibility, without effect: only what the user may read is offered, and asking "
+        "costs nothing.",
+        json_schema_extra=HIDDEN,
+    )
+    entra_service_principal_auth: bool = Field(
+        default=False,
+        title="Azure Entra Service Principal Authentication",
+        description="Not supported: leave it off.",
+        json_schema_extra=HIDDEN,
+    )
+    entra_tenant_id: str | None = Field(
+        default=None, title="Azure Entra Tenant Id", description="Not supported.", json_schema_extra=HIDDEN
+    )
+    entra_client_id: str | None = Field(
+        default=None, title="Azure Entra Client Id", description="Not supported.", json_schema_extra=HIDDEN
+    )
     snapshot_drain_seconds: float = Field(
         default=1800.0,
         ge=0,
@@ -162,6 +224,13 @@ class SourceSettings(ConnectionSettings):
         description="Large tables are read in parts of so many pages, with a state behind each.",
         json_schema_extra={"airbyte_hidden": True},
     )
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Seconds after which a state is due."""
+        return min(
+            self.sync_checkpoint_seconds, self.checkpoint_target_interval_seconds or self.sync_checkpoint_seconds
+        )
 
     @property
     def selection(self) -> Selection:
@@ -197,6 +266,11 @@ class SourceSettings(ConnectionSettings):
             raise ConfigError("The update method is unknown.", remedy='Use {"method": "CDC"}.')
         if method.plugin != "pgoutput":
             raise ConfigError("The output plugin is not supported.", remedy="Use pgoutput, which is built in.")
+        if self.entra_service_principal_auth:
+            raise ConfigError(
+                "Azure Entra service principals are not supported.",
+                remedy="Switch entra_service_principal_auth off and give a database user with a password.",
+            )
         _ = self.selection
         if not re.fullmatch("[a-z0-9_]{1,63}", self.slot):
             raise ConfigError(
