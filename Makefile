@@ -17,7 +17,7 @@ DEVELOP := .venv/.installed-to-develop
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test nightly check bench fmt spec clean
+.PHONY: help demo test nightly check bench fmt spec docs clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,7 @@ check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/make_spec.py --check
+	@$(BIN)/python tools/make_type_docs.py --check
 	@$(BIN)/mypy $(PACKAGES)
 	@$(BIN)/mypy integration_tests $(if $(wildcard tools/*.py),tools)
 	@for tests in $(wildcard $(addsuffix /unit_tests,$(PROJECTS))); do $(BIN)/mypy $$tests || exit 1; done
@@ -53,6 +54,9 @@ fmt: $(DEVELOP) ## Format the code and fix what can be fixed.
 
 spec: $(RUN) ## Regenerate the connectors' spec.json.
 	@$(BIN)/python tools/make_spec.py $(ARGS)
+
+docs: $(RUN) ## Regenerate the table of types in docs/types.md.
+	@$(BIN)/python tools/make_type_docs.py $(ARGS)
 
 clean: ## Remove the virtual environment and every generated file.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))

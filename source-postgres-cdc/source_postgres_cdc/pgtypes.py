@@ -39,6 +39,7 @@ class TypeRow:
     ``decision``: where Airbyte's own connector gives another value, or one for the snapshot and one for the stream.
     """
 
+    name: str
     schema: JsonSchema
     kind: Kind
     item_schema: JsonSchema | None = None
@@ -51,95 +52,99 @@ class TypeRow:
         return self.item_schema or self.schema, self.item_kind or self.kind
 
 
-_DIGITS = "every digit; Airbyte's stream goes through a double and loses them from the 16th on"
-_AS_PRINTED = "as PostgreSQL prints it, `(3,7)`; Airbyte's goes through doubles: `(3.0,7.0)`"
-_INFINITE = "`infinity` and `-infinity` as such; Airbyte: `Infinity`, from 3.8 on null"
+def _text(name: str, decision: str = "") -> TypeRow:
+    return TypeRow(name, STRING, Kind.TEXT, decision=decision)
 
-TEXT = TypeRow(STRING, Kind.TEXT)
-_PLAIN = TypeRow(STRING, Kind.PLAIN)
-_GEOMETRIC = TypeRow(STRING, Kind.PLAIN, decision=_AS_PRINTED)
-_WHOLE = TypeRow(INTEGER, Kind.INTEGER)
 
-# Type OIDs are fixed for built-in types (src/include/catalog/pg_type.dat). Kind.PLAIN: printed without a character that
-# JSON escapes, whatever the value.
+def _plain(name: str, decision: str = "") -> TypeRow:
+    """A type that is printed without a character that JSON escapes, whatever the value."""
+    return TypeRow(name, STRING, Kind.PLAIN, decision=decision)
+
+
+_AS_PRINTED = "`(3,7)`; Airbyte's goes through doubles: `(3.0,7.0)`"
+_INFINITE = "`infinity` and `-infinity`; Airbyte: `Infinity`, from 3.8 on null"
+
+# Type OIDs are fixed for built-in types (src/include/catalog/pg_type.dat).
 NUMERIC_OID = 1700
 BIT_OID = 1560
 CHAR_OID = 18
 BUILTIN: Mapping[int, TypeRow] = {
-    21: _WHOLE,  # smallint
-    23: _WHOLE,  # integer
-    20: _WHOLE,  # bigint
-    26: TypeRow(INTEGER, Kind.INTEGER, item_schema=NUMBER),  # oid
-    NUMERIC_OID: TypeRow(NUMBER, Kind.DECIMAL, decision=_DIGITS),
-    700: TypeRow(NUMBER, Kind.DECIMAL),  # real
-    701: TypeRow(NUMBER, Kind.DECIMAL),  # double precision
-    790: TypeRow(NUMBER, Kind.MONEY, decision="every amount; Airbyte's is null beyond 999,999,999,999,999"),  # money
-    16: TypeRow(BOOLEAN, Kind.BOOLEAN),  # boolean
-    25: TEXT,  # text
-    1043: TEXT,  # character varying
-    1042: TypeRow(STRING, Kind.TEXT, decision="padded to its length, as in Airbyte's"),  # character
-    19: TEXT,  # name
-    CHAR_OID: TEXT,  # "char"
-    17: TypeRow(  # bytea
-        STRING, Kind.BYTEA, item_kind=Kind.BASE64, decision="`\\x` and hex, in arrays base64, as in Airbyte's"
+    21: TypeRow("smallint", INTEGER, Kind.INTEGER),
+    23: TypeRow("integer", INTEGER, Kind.INTEGER),
+    20: TypeRow("bigint", INTEGER, Kind.INTEGER),
+    26: TypeRow("oid", INTEGER, Kind.INTEGER, item_schema=NUMBER),
+    NUMERIC_OID: TypeRow(
+        "numeric",
+        NUMBER,
+        Kind.DECIMAL,
+        decision="every digit; Airbyte's stream goes through a double. Of scale 0: `integer`, but as an element",
     ),
-    2950: _PLAIN,  # uuid
-    114: TypeRow(STRING, Kind.TEXT, decision="the text as it was written"),  # json
-    3802: TypeRow(STRING, Kind.TEXT, decision="the text as PostgreSQL prints it"),  # jsonb
-    142: TEXT,  # xml
-    4072: TEXT,  # jsonpath
-    1082: TypeRow(DATE, Kind.PLAIN, decision=_INFINITE),  # date
-    1083: TypeRow(TIME, Kind.PLAIN, decision="`24:00:00` as such; Airbyte: `23:59:59.999999999`"),  # time
-    1266: TypeRow(TIMETZ, Kind.TIMETZ, decision="keeps its offset; Airbyte's stream converts it to UTC"),  # timetz
-    1114: TypeRow(TIMESTAMP, Kind.TIMESTAMP, decision=_INFINITE),  # timestamp
-    1184: TypeRow(TIMESTAMPTZ, Kind.TIMESTAMPTZ, decision=_INFINITE),  # timestamptz
-    1186: TypeRow(  # interval
-        STRING, Kind.PLAIN, decision="as PostgreSQL prints it; Airbyte's stream drops fractions of a second"
+    700: TypeRow("real", NUMBER, Kind.DECIMAL),
+    701: TypeRow("double precision", NUMBER, Kind.DECIMAL),
+    790: TypeRow("money", NUMBER, Kind.MONEY, decision="every amount; Airbyte's is null beyond 999,999,999,999,999"),
+    16: TypeRow("boolean", BOOLEAN, Kind.BOOLEAN),
+    25: _text("text"),
+    1043: _text("character varying"),
+    1042: _text("character", "padded to its length"),
+    19: _text("name"),
+    CHAR_OID: _text('"char"'),
+    17: TypeRow("bytea", STRING, Kind.BYTEA, item_kind=Kind.BASE64, decision="both as Airbyte's"),
+    2950: _plain("uuid"),
+    114: _text("json", "as it was written"),
+    3802: _text("jsonb"),
+    142: _text("xml"),
+    4072: _text("jsonpath"),
+    1082: TypeRow("date", DATE, Kind.PLAIN, decision=_INFINITE),
+    1083: TypeRow("time", TIME, Kind.PLAIN, decision="`24:00:00` as such; Airbyte: `23:59:59.999999999`"),
+    1266: TypeRow(
+        "time with time zone", TIMETZ, Kind.TIMETZ, decision="keeps its offset; Airbyte's stream converts it to UTC"
     ),
-    BIT_OID: TypeRow(  # bit
-        STRING, Kind.PLAIN, decision="in arrays of bit(1) true and false; Airbyte's longer elements all become false"
-    ),
-    1562: TypeRow(STRING, Kind.PLAIN, decision="in arrays as text; Airbyte's become false"),  # bit varying
-    869: _PLAIN,  # inet
-    650: _PLAIN,  # cidr
-    829: _PLAIN,  # macaddr
-    774: _PLAIN,  # macaddr8
-    600: _GEOMETRIC,  # point
-    628: _GEOMETRIC,  # line
-    601: _GEOMETRIC,  # lseg
-    603: _GEOMETRIC,  # box
-    602: _GEOMETRIC,  # path
-    604: _GEOMETRIC,  # polygon
-    718: _GEOMETRIC,  # circle
-    3904: _PLAIN,  # int4range
-    3926: _PLAIN,  # int8range
-    3906: _PLAIN,  # numrange
-    3912: TEXT,  # daterange
-    3908: TEXT,  # tsrange
-    3910: TEXT,  # tstzrange
-    4451: _PLAIN,  # int4multirange
-    4536: _PLAIN,  # int8multirange
-    4532: _PLAIN,  # nummultirange
-    4535: TEXT,  # datemultirange
-    4533: TEXT,  # tsmultirange
-    4534: TEXT,  # tstzmultirange
-    3614: TEXT,  # tsvector
-    3615: TEXT,  # tsquery
-    3220: _PLAIN,  # pg_lsn
-    5069: _PLAIN,  # xid8
-    5038: _PLAIN,  # pg_snapshot
-    2970: _PLAIN,  # txid_snapshot
-    27: _PLAIN,  # tid
-    28: _PLAIN,  # xid
-    29: _PLAIN,  # cid
-    22: _PLAIN,  # int2vector
-    30: _PLAIN,  # oidvector
+    1114: TypeRow("timestamp", TIMESTAMP, Kind.TIMESTAMP, decision=_INFINITE),
+    1184: TypeRow("timestamp with time zone", TIMESTAMPTZ, Kind.TIMESTAMPTZ, decision=_INFINITE),
+    1186: _plain("interval", "as printed; Airbyte's stream drops fractions of a second"),
+    BIT_OID: _plain("bit", "bit(1) as an element: `boolean`; of Airbyte's longer elements all become false"),
+    1562: _plain("bit varying", "as an element, too; Airbyte's become false"),
+    869: _plain("inet"),
+    650: _plain("cidr"),
+    829: _plain("macaddr"),
+    774: _plain("macaddr8"),
+    600: _plain("point", _AS_PRINTED),
+    628: _plain("line", _AS_PRINTED),
+    601: _plain("lseg", _AS_PRINTED),
+    603: _plain("box", _AS_PRINTED),
+    602: _plain("path", _AS_PRINTED),
+    604: _plain("polygon", _AS_PRINTED),
+    718: _plain("circle", _AS_PRINTED),
+    3904: _plain("int4range"),
+    3926: _plain("int8range"),
+    3906: _plain("numrange"),
+    3912: _text("daterange"),
+    3908: _text("tsrange"),
+    3910: _text("tstzrange"),
+    4451: _plain("int4multirange"),
+    4536: _plain("int8multirange"),
+    4532: _plain("nummultirange"),
+    4535: _text("datemultirange"),
+    4533: _text("tsmultirange"),
+    4534: _text("tstzmultirange"),
+    3614: _text("tsvector"),
+    3615: _text("tsquery"),
+    3220: _plain("pg_lsn"),
+    5069: _plain("xid8"),
+    5038: _plain("pg_snapshot"),
+    2970: _plain("txid_snapshot"),
+    27: _plain("tid"),
+    28: _plain("xid"),
+    29: _plain("cid"),
+    22: _plain("int2vector"),
+    30: _plain("oidvector"),
 }
 
-# Types of extensions have other OIDs in each database; what is not named here is text as well.
+# Types of extensions have other OIDs in each database.
 EXTENSIONS: Mapping[str, TypeRow] = {
-    "hstore": TypeRow(STRING, Kind.HSTORE, decision="the text of a JSON object, as in Airbyte's"),
+    "hstore": TypeRow("hstore", STRING, Kind.HSTORE, decision="as Airbyte's"),
 }
+ANY_OTHER = _text("any other")
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,8 @@ class Types:
             return row
         found = self._types.get(oid)
         # Anybody may name a type hstore.
-        return EXTENSIONS.get(found.name, TEXT) if found is not None and found.extension == found.name else TEXT
+        is_of_extension = found is not None and found.extension == found.name
+        return EXTENSIONS.get(found.name, ANY_OTHER) if found is not None and is_of_extension else ANY_OTHER
 
     def _kind(self, kind: Kind) -> Kind:
         is_special = kind is Kind.DECIMAL and self._rendering.specials_as_text
