@@ -124,7 +124,9 @@ def copy_statement(
 ) -> Composable:
     """The COPY of ``columns`` of ``table`` to text. ``row_filter`` is SQL as the server deparsed it."""
     relation = sql.table(table.schema, table.name)
-    if table.kind == "r" and columns and row_filter is None and pages == WHOLE:
+    # COPY of a table takes no generated columns.
+    is_plain = table.kind == "r" and not any(column.is_generated and column.name in columns for column in table.columns)
+    if is_plain and columns and row_filter is None and pages == WHOLE:
         return SQL("copy {} ({}) {}").format(relation, sql.names(columns), stdout)
     query = SQL("select {} from {}{}").format(sql.names(columns) if columns else SQL(""), _only(table), relation)
     conditions = [

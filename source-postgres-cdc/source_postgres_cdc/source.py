@@ -95,5 +95,7 @@ def _is_followed(table: Table, members: dict[StreamName, Membership], *, may_add
 
 
 def _sent_columns(table: Table, member: Membership | None) -> set[str]:
-    ordinary = {column.name for column in table.columns if not column.is_generated}
-    return ordinary if member is None or member.columns is None else ordinary & member.columns
+    # A publication that we would make sends no generated column.
+    return {
+        column.name for column in table.columns if (not column.is_generated if member is None else member.sends(column))
+    }

@@ -87,13 +87,20 @@ def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership
         if not stream.is_followed or member is None:
             narrowed.append(stream)
             continue
-        if missing := stream.fields - (member.columns or stream.fields):
+        # In no change before 18, and later only where the publication says so: then not in the snapshot either.
+        unsent = [column.name for column in stream.columns if column.is_generated and not member.sends(column)]
+        if unsent:
+            log.warning(
+                "%s: generated columns that the publication does not send: %s", _shown(stream.id), ", ".join(unsent)
+            )
+        columns = tuple(column for column in stream.columns if column.name not in unsent)
+        if missing := {column.name for column in columns if not member.sends(column)}:
             raise ConfigError(
                 f"The publication does not send columns of {_shown(stream.id)}: {', '.join(sorted(missing))}.",
                 remedy="Add them to the publication's column list, or refresh the catalog and the stream.",
                 stream=stream.id,
             )
-        narrowed.append(replace(stream, row_filter=member.row_filter, member_oid=member.oid))
+        narrowed.append(replace(stream, columns=columns, row_filter=member.row_filter, member_oid=member.oid))
     return narrowed
 
 
@@ -124,10 +131,10 @@ def expect_same(stream: Stream, known: StreamIdentity) -> None:
 def _selected(entry: ConfiguredStream, table: Table, is_followed: bool) -> tuple[Column, ...]:
     wanted = entry.stream.properties
     columns = tuple(
-        # Generated columns are in no change before 18: a followed stream leaves them out, in its snapshot too.
+        # Of a followed stream generated ones only where the catalog names them: few publications send them.
         column
         for column in table.columns
-        if (not wanted or column.name in wanted) and not (is_followed and column.is_generated)
+        if (column.name in wanted if wanted else not (is_followed and column.is_generated))
     )
     found = {column.name for column in columns}
     if denied := sorted(table.unreadable & wanted.keys()):

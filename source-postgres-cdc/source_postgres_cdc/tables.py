@@ -34,6 +34,10 @@ class Membership:
     columns: frozenset[str] | None
     row_filter: str | None
 
+    def sends(self, column: Column) -> bool:
+        """Whether changes hold ``column``; generated ones where they are named (18 and later)."""
+        return not column.is_generated if self.columns is None else column.name in self.columns
+
 
 @dataclass(frozen=True)
 class Table:
