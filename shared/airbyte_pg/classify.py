@@ -67,6 +67,12 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
         "The server does not accept this user from this address.",
         "See pg_hba.conf.",
     ),
+    (
+        "unsupported startup parameter",
+        ConfigError,
+        "A connection pooler (such as pgbouncer) stands between, and does not let our settings pass.",
+        "Give host and port of the server itself.",
+    ),
     ("could not translate host name", ConfigError, "The host name is unknown.", "Check the host."),
     ("Connection refused", ConfigError, "Nothing listens at this host and port.", "Check both, and the firewall."),
     ("timeout expired", ConfigError, "The server did not answer in time.", "Check host, port and firewall."),

@@ -66,6 +66,12 @@ def hold(
         found = _usable(session, facts, settings, None)
     if settings.failover and not found.has_failover:
         log.warning(slot.without_failover(found))
+    if given is None and before is not None:
+        log.warning(
+            "Without a state the sync begins anew, but the replication slot %s was there before. If another connection "
+            "uses it, give this one a slot of its own",
+            found.name,
+        )
     if given is not None:
         _advance(session, facts, settings, found, given.lsn)
     log.info(slot.health(session, found.name))

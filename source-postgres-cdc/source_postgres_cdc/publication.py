@@ -20,22 +20,25 @@ from source_postgres_cdc import server
 from source_postgres_cdc.tables import Table
 
 MARK = "made by source-postgres-cdc"
+# Behind the mark: for whom.
+_FOR = f"{MARK} for the slot "
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A publication: whether it is ours, and the operations on rows that it leaves out."""
+    """A publication: whether it is ours, the operations on rows that it leaves out, and the slot it was made for."""
 
     name: str
     is_ours: bool
     operations_missing: tuple[str, ...]
     sends_truncate: bool
+    made_for: str | None
 
 
 _PUBLICATION = """
-select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), '') = %(mark)s,
+select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), ''),
        {sends_truncate}, p.pubinsert, p.pubupdate, p.pubdelete
 from pg_publication p where p.pubname = %(name)s
 """
@@ -46,13 +49,17 @@ def find(session: Connection, name: str) -> Publication | None:
     # Before 11 no TRUNCATE is published by anybody.
     sends_truncate = "p.pubtruncate" if session.server_version >= 110000 else "true"
     query = _PUBLICATION.format(sends_truncate=sends_truncate)
-    found = server.rows(session, query, {"name": name, "mark": MARK})
+    found = server.rows(session, query, {"name": name})
     if not found:
         return None
-    name, is_ours, sends_truncate, *published = found[0]
+    name, comment, sends_truncate, *published = found[0]
     operations = zip(("insert", "update", "delete"), published, strict=True)
     return Publication(
-        name, is_ours, tuple(operation for operation, is_sent in operations if not is_sent), sends_truncate
+        name,
+        comment.startswith(MARK),
+        tuple(operation for operation, is_sent in operations if not is_sent),
+        sends_truncate,
+        comment.removeprefix(_FOR) if comment.startswith(_FOR) else None,
     )
 
 
@@ -66,8 +73,8 @@ def add_statement(name: str, tables: Sequence[Table]) -> Composed:
     return SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.name(name), _listed(tables))
 
 
-def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_create: bool) -> None:
-    """Make sure that the publication ``name`` exists and holds ``tables``.
+def ensure(session: Connection, name: str, tables: Sequence[Table], *, slot: str, may_create: bool) -> None:
+    """Make sure that the publication ``name`` exists and holds ``tables``; it is marked as made for ``slot``.
 
     Raises ConfigError with the SQL to run where it is not ours to change.
     """
@@ -75,8 +82,10 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_creat
     statements: list[Composed] = []
     if found is not None and not found.sends_truncate:
         log.warning("The publication %s does not publish TRUNCATE: tables are emptied without our notice", name)
+    if found is not None and found.made_for not in (None, slot):
+        log.warning(shared(found))
     if found is None:
-        mark = SQL("COMMENT ON PUBLICATION {} IS {}").format(sql.name(name), sql.literal(MARK))
+        mark = SQL("COMMENT ON PUBLICATION {} IS {}").format(sql.name(name), sql.literal(_FOR + slot))
         statements = [create_statement(name, tables), mark]
         what = f"The publication {name} does not exist."
         may_alter = may_create
@@ -109,6 +118,14 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, may_creat
             remedy=f"Run as their owner: {text};",
         ) from error
     log.info("%s Ran: %s", what, text)
+
+
+def shared(found: Publication) -> str:
+    """What to say of a publication that another connection has made for itself."""
+    return (
+        f"The publication {found.name} was made by another connection (for the slot {found.made_for}): both add tables "
+        "to it. Each should have one of its own (option publication)."
+    )
 
 
 def incomplete(found: Publication) -> ConfigError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from airbyte_pg.errors import ConfigError, StreamName
@@ -14,20 +14,40 @@ _ENTRY = re.compile(rf"\s*(?:(?P<schema>{_NAME})\s*\.\s*)?(?P<table>{_NAME})\s*(
 
 
 @dataclass(frozen=True)
+class Entry:
+    """An entry of the whitelist. ``is_exact``: it names one table, without a glob."""
+
+    text: str
+    schema: re.Pattern[str]
+    table: re.Pattern[str]
+    is_exact: bool
+
+    def holds(self, table: StreamName) -> bool:
+        """Whether the entry means ``table``."""
+        return bool(self.schema.fullmatch(table.namespace or "") and self.table.fullmatch(table.name))
+
+
+@dataclass(frozen=True)
 class Selection:
-    """Patterns of schema and table; none: every table of ``schemas`` (of every schema, when that is empty too)."""
+    """A whitelist; without one every table of ``schemas`` (of every schema, when that is empty too)."""
 
     schemas: tuple[str, ...]
-    patterns: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = ()
+    entries: tuple[Entry, ...] = ()
 
     def holds(self, table: StreamName) -> bool:
         """Whether ``table`` is selected."""
-        schema = table.namespace or ""
-        if self.patterns:
-            return any(
-                of_schema.fullmatch(schema) and of_table.fullmatch(table.name) for of_schema, of_table in self.patterns
-            )
-        return not self.schemas or schema in self.schemas
+        if self.entries:
+            return any(entry.holds(table) for entry in self.entries)
+        return not self.schemas or (table.namespace or "") in self.schemas
+
+    def names(self, table: StreamName) -> bool:
+        """Whether ``table`` is selected by its very name."""
+        return any(entry.is_exact and entry.holds(table) for entry in self.entries)
+
+    def without_any(self, tables: Iterable[StreamName]) -> list[str]:
+        """The entries that mean none of ``tables``."""
+        known = list(tables)
+        return [entry.text for entry in self.entries if not any(map(entry.holds, known))]
 
 
 def selection(tables: str, schemas: Sequence[str], default_schema: str) -> Selection:
@@ -36,7 +56,7 @@ def selection(tables: str, schemas: Sequence[str], default_schema: str) -> Selec
 
     Raises ConfigError for an entry that is no name.
     """
-    patterns = []
+    entries = []
     at = 0
     while at < len(tables.rstrip()):
         entry = _ENTRY.match(tables, at)
@@ -46,9 +66,15 @@ def selection(tables: str, schemas: Sequence[str], default_schema: str) -> Selec
                 remedy='Write schema.table, separated by commas; names with dots, commas or spaces in "quotes".',
             )
         schema = _pattern(entry["schema"]) if entry["schema"] else re.compile(re.escape(default_schema))
-        patterns.append((schema, _pattern(entry["table"])))
+        is_exact = not any(_is_glob(name) for name in (entry["schema"] or "", entry["table"]))
+        text = entry[0].strip().removesuffix(",").rstrip()
+        entries.append(Entry(text, schema, _pattern(entry["table"]), is_exact))
         at = entry.end()
-    return Selection(tuple(schemas), tuple(patterns))
+    return Selection(tuple(schemas), tuple(entries))
+
+
+def _is_glob(name: str) -> bool:
+    return "*" in name and not name.startswith('"')
 
 
 def _pattern(name: str) -> re.Pattern[str]:

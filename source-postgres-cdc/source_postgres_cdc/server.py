@@ -73,6 +73,7 @@ def open_session(settings: SourceSettings) -> Connection:
     """A new ordinary session with the pinned rendering, in autocommit mode."""
     settings.refuse_unsupported()
     session = connect(settings, application_name=APPLICATION_NAME, server_settings={**RENDERING, **_SERVER_KEEPALIVES})
+    _expect_rendering(session)
     with session.cursor() as cursor:
         for name, setting in _later(session.server_version).items():
             cursor.execute("select set_config(%s, %s, false)", (name, setting))
@@ -85,6 +86,14 @@ def open_session(settings: SourceSettings) -> Connection:
             with suppress(errors.InvalidParameterValue):
                 cursor.execute("set client_connection_check_interval = '5s'")
     return session
+
+
+def _expect_rendering(session: Connection) -> None:
+    """Raise ConfigError where a pooler has kept our settings from the server: values would look otherwise."""
+    query = "select name, setting from pg_settings where name = any (%s)"
+    if dict(rows(session, query, (list(RENDERING),))) != RENDERING:
+        session.close()
+        raise pooled()
 
 
 def open_replication_session(settings: SourceSettings, server: Server) -> Connection:
@@ -105,6 +114,20 @@ def inspect(session: Connection) -> Server:
     if server.version < MINIMUM_VERSION:
         raise ConfigError("PostgreSQL before version 10 has no logical replication of its own.")
     return server
+
+
+def is_relayed(session: Connection) -> bool:
+    """Whether something stands in between that gives its clients process ids of its own, as poolers do."""
+    found: bool = session.info.backend_pid != value(session, "select pg_backend_pid()")
+    return found
+
+
+def pooled() -> ConfigError:
+    """The error for a connection that cannot carry replication, nor keep a session's settings."""
+    return ConfigError(
+        "A connection pooler (such as pgbouncer) stands between: replication cannot pass through it.",
+        remedy="Give host and port of the server itself.",
+    )
 
 
 def rendering(facts: Server, settings: SourceSettings) -> Rendering:

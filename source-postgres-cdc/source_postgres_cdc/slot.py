@@ -110,8 +110,8 @@ def problem(slot: Slot, database: str) -> ConfigError | None:
         why, setting = _INVALIDATIONS.get(slot.invalidation or "wal_removed", (f"({slot.invalidation})", ""))
         return PositionLost(
             f"The replication slot {slot.name} has been invalidated: {why}.",
-            remedy=f"{setting}Drop it (select pg_drop_replication_slot('{slot.name}')) and reset the connection: its "
-            f"tables must be read anew. {RESYNC}",
+            remedy=f"{setting}Reset the connection, its tables must be read anew; {RESYNC} "
+            f"Run: SELECT pg_drop_replication_slot('{slot.name}');",
             detail=f"wal_status {slot.wal_status}, invalidation_reason {slot.invalidation}",
         )
     return None
@@ -124,7 +124,7 @@ _INVALIDATIONS = {
     "rows_removed": ("rows that it needs were removed", "Set hot_standby_feedback on the standby. "),
     "wal_level_insufficient": ("wal_level was not logical for a while", ""),
 }
-RESYNC = '(invalid_cdc_cursor_position_behavior "Re-sync data" does so by itself.)'
+RESYNC = 'invalid_cdc_cursor_position_behavior "Re-sync data" does so by itself.'
 
 
 def judge(slot: Slot, state: State) -> None:
@@ -134,7 +134,7 @@ def judge(slot: Slot, state: State) -> None:
         raise PositionLost(
             f"The replication slot {slot.name} is ahead of the state: changes in between are gone. It was recreated, "
             "or another consumer uses it.",
-            remedy="Give this connection a slot of its own and reset it: its tables must be read anew. " + RESYNC,
+            remedy=f"Give this connection a slot of its own and reset it: its tables must be read anew; {RESYNC}",
             detail=f"slot {lsn.render(confirmed)}, state {lsn.render(state.lsn)}",
         )
 
@@ -144,11 +144,11 @@ def missing(name: str, *, had_state: bool) -> ConfigError:
     if had_state:
         return PositionLost(
             f"The replication slot {name} is gone, and with it the changes since the last sync.",
-            remedy="Reset the connection: the slot is made anew and its tables are read anew. " + RESYNC,
+            remedy=f"Reset the connection: the slot is made anew and its tables are read anew; {RESYNC}",
         )
     return ConfigError(
         f"The replication slot {name} does not exist.",
-        remedy=f"Run: select pg_create_logical_replication_slot('{name}', '{PLUGIN}');",
+        remedy=f"Run: SELECT pg_create_logical_replication_slot('{name}', '{PLUGIN}');",
     )
 
 
@@ -276,6 +276,27 @@ def in_use(session: Connection, slot: Slot) -> TransientError | None:
     )
 
 
+def locked(session: Connection, name: str) -> TransientError | None:
+    """The error for an anchor that another sync holds, naming it; None for one that is free."""
+    holders = _holders(session, _lock_key(name))
+    return _locked_by(name, holders) if holders else None
+
+
+def _locked_by(name: str, holders: str) -> TransientError:
+    return TransientError(
+        f"Another sync is using the replication slot {name} ({holders}).",
+        remedy="Wait for it to end. Each connection needs a slot of its own.",
+    )
+
+
+def _holders(session: Connection, key: int) -> str:
+    return "; ".join(row[0] for row in server.rows(session, _HOLDER, {"key": key}))
+
+
+def _lock_key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"airbyte-pg anchor {name}".encode()).digest()[:8], "big") >> 1
+
+
 _HOLDER = """
 select format('pid %%s, %%s, since %%s', a.pid, coalesce(nullif(a.application_name, ''), '?'), a.backend_start)
 from pg_locks l join pg_stat_activity a using (pid)
@@ -290,16 +311,13 @@ def lock(session: Connection, name: str, wait_s: int = LOCK_WAIT_S) -> None:
 
     Raises TransientError naming the holder when it is not free within ``wait_s`` seconds.
     """
-    key = int.from_bytes(hashlib.sha256(f"airbyte-pg anchor {name}".encode()).digest()[:8], "big") >> 1
+    key = _lock_key(name)
     with session.cursor() as cursor:
         before = server.value(session, "select current_setting('lock_timeout')")
         try:
             cursor.execute("select set_config('lock_timeout', %s, false)", (f"{wait_s}s",))
             cursor.execute("select pg_advisory_lock(%s)", (key,))
         except errors.LockNotAvailable as error:
-            holder = "; ".join(row[0] for row in server.rows(session, _HOLDER, {"key": key})) or "unknown"
-            raise TransientError(
-                f"Another sync is using the replication slot {name} ({holder}).", remedy="Wait for it to end."
-            ) from error
+            raise _locked_by(name, _holders(session, key) or "unknown") from error
         finally:
             cursor.execute("select set_config('lock_timeout', %s, false)", (before,))

@@ -13,6 +13,7 @@ from source_postgres_cdc import check as prerequisites
 from source_postgres_cdc import discover as discovery
 from source_postgres_cdc import publication, server, standby, state, streams, tables
 from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.findings import Subject
 from source_postgres_cdc.selection import Selection
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.sync import Sync
@@ -24,7 +25,7 @@ def check(call: Call) -> None:
     settings = _settings(call)
     with closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
-        problems = prerequisites.problems(prerequisites.Subject(session, facts, settings))
+        problems = prerequisites.problems(Subject(session, facts, settings))
     call.lines.emit(messages.connection_status(succeeded=not problems, text="\n".join(problems)))
 
 

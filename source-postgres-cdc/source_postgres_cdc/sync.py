@@ -90,7 +90,9 @@ class Sync:
     def _publish(self, streams: list[Stream]) -> list[Stream]:
         followed = [stream.table for stream in streams if stream.is_followed]
         name = self.settings.publication
-        publication.ensure(self.session, name, followed, may_create=self.settings.create_if_missing)
+        publication.ensure(
+            self.session, name, followed, slot=self.settings.slot, may_create=self.settings.create_if_missing
+        )
         return published(streams, tables.load_members(self.session, self.server.version, name))
 
     def _initial_load(self) -> InitialLoad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName
@@ -78,7 +79,8 @@ class Table:
 
 _TABLES = """
 select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence = 'p',
-       greatest(c.reltuples, 0)::bigint, c.relpages::bigint * 8192
+       greatest(c.reltuples, 0)::bigint, c.relpages::bigint * 8192,
+       has_schema_privilege(n.oid, 'usage') and has_any_column_privilege(c.oid, 'select')
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'v', 'm', 'f')
@@ -87,8 +89,6 @@ where c.relkind in ('r', 'p', 'v', 'm', 'f')
   and n.nspname !~ '^pg_(toast|temp)'
   and c.relname not in ('pg_stat_statements', 'pg_stat_statements_info', 'pg_buffercache')
   and (%(schemas)s::text[] = '{}' or n.nspname = any (%(schemas)s::text[]))
-  and has_schema_privilege(n.oid, 'usage')
-  and has_any_column_privilege(c.oid, 'select')
 order by n.nspname, c.relname
 """
 
@@ -138,12 +138,7 @@ _SENT_15 = "t.attnames::text[], t.rowfilter"
 
 def load(session: Connection, selected: Selection) -> list[Table]:
     """Every selected relation that the user may read."""
-    schemas = () if selected.patterns else selected.schemas
-    heads = [
-        head
-        for head in server.rows(session, _TABLES, {"schemas": list(schemas)})
-        if selected.holds(StreamName(head[1], head[2]))
-    ]
+    heads = [head for *head, is_readable in _relations(session, selected) if is_readable]
     oids = {"oids": [head[0] for head in heads]}
     columns: dict[int, list[Column]] = {}
     # Generated columns came with 12, columns that an index only includes with 11.
@@ -176,6 +171,11 @@ def load(session: Connection, selected: Selection) -> list[Table]:
     return tables
 
 
+def load_hidden(session: Connection, selected: Selection) -> list[StreamName]:
+    """The selected relations of which the user may not read a single column."""
+    return [StreamName(head[1], head[2]) for *head, is_readable in _relations(session, selected) if not is_readable]
+
+
 def load_types(session: Connection, oids: Iterable[int], rendering: Rendering) -> Types:
     """The types ``oids`` and those that they are made of."""
     found: dict[int, PgType] = {}
@@ -185,6 +185,12 @@ def load_types(session: Connection, oids: Iterable[int], rendering: Rendering) -
         found |= {row[0]: PgType(*row) for row in rows}
         wanted = {part for row in rows for part in (row[2], row[4]) if part} - found.keys()
     return Types(found, rendering)
+
+
+def _relations(session: Connection, selected: Selection) -> list[tuple[Any, ...]]:
+    schemas = () if selected.entries else selected.schemas
+    found = server.rows(session, _TABLES, {"schemas": list(schemas)})
+    return [head for head in found if selected.holds(StreamName(head[1], head[2]))]
 
 
 def load_members(session: Connection, version: int, publication: str) -> dict[StreamName, Membership]:
