@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from integration_tests.bench.destination import DestinationBench
-from integration_tests.bench.ground import Ground
+from integration_tests.bench.ground import TABLES, Ground
 from integration_tests.bench.measure import Measured, Row, side_by_side, table
 from integration_tests.bench.pair import PairBench
 from integration_tests.bench.source import SourceBench
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=300_000, help="changes of a backlog")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each, ours and the yardstick in turn")
     parser.add_argument(
-        "--only", default="", help="only work whose name begins so: snapshot, changes, pair, destination"
+        "--only", default="", help="only work whose name begins so: snapshot, changes, discover, pair, destination"
     )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -92,6 +92,8 @@ def measure_tables(ground: Ground, report: Report) -> None:
     source, pair, destination = SourceBench(ground), PairBench(ground), DestinationBench(ground)
     size_mb = ground.size_mb()
     report.add("snapshot", "psql COPY TO STDOUT", ground.rows, size_mb, source.snapshot, source.copy_out)
+    report.add("discover, 2,000 tables", "psql, information_schema", TABLES, 0, source.discover, source.list_columns)
+    measure_mixed(ground, report)
     copy = "psql COPY to psql COPY"
     report.add("pair, snapshot, append", copy, ground.rows, size_mb, pair.snapshot, pair.copy_across)
     for name, rows in (("narrow", ground.rows), ("wide", ground.rows // WIDE_FACTOR)):
@@ -114,6 +116,29 @@ def measure_tables(ground: Ground, report: Report) -> None:
             report.add(bad, "ours, good values", count, size_mb, append, good)
     # A subscription would ask for it, too.
     ground.source.execute("drop table if exists wide")
+
+
+def measure_mixed(ground: Ground, report: Report) -> None:
+    """A table of 30 columns of many types: read, and its changes."""
+    source = SourceBench(ground)
+    read, changes = "snapshot, mixed", "changes, mixed"
+    if not report.wants(read, changes):
+        return
+    rows, count = ground.rows // WIDE_FACTOR, ground.changes // WIDE_FACTOR
+    ground.make_mixed(rows)
+    size_mb = ground.size_mb("mixed")
+    report.add(
+        read, "psql COPY TO STDOUT", rows, size_mb, partial(source.snapshot, "mixed"), partial(source.copy_out, "mixed")
+    )
+    if report.wants(changes):
+        ground.make_mixed_backlog(rows, count)
+        for transport in ("auto", "stream", "bulk"):
+            ours = partial(source.changes_by, transport, "mixed")
+            report.add(
+                f"{changes}, {transport}", "pg_recvlogical", count, size_mb * count / rows, ours, source.recvlogical
+            )
+    ground.forget_slot()
+    ground.source.execute("drop table mixed")
 
 
 def measure_backlog(ground: Ground, report: Report, kind: str) -> None:

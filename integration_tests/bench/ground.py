@@ -42,6 +42,31 @@ select i as id, i * 7919 as b1, i %% 100 as b2, -i as b3, i * 1000000007 as b4,
        jsonb_build_object('name', md5(i::text), 'nested', jsonb_build_object('n', i, 'ok', true)) as j2
 from generate_series(1, %s::bigint) i
 """
+# 30 columns of everything that is common, in a thousand bytes a row.
+MIXED = """
+create table mixed (
+    id bigint primary key, small smallint, whole integer, large bigint, exact numeric(12,2), free numeric, single real,
+    twice double precision, flag boolean, short varchar(20), code char(8), note text, long_1 text, long_2 text,
+    label mood, day date, clock time, moment timestamp, moment_tz timestamptz, span interval, uid uuid, bytes bytea,
+    address inet, bits bit(8), place point, document jsonb, plain json, numbers int[], texts text[], period int4range
+)
+"""
+FILL_MIXED = """
+insert into mixed
+select i, i %% 100, i, i * 1000000007, (i %% 100000) / 7.0, i / 7.0, i / 3.0, i / 9.0, i %% 2 = 0,
+       'customer ' || i %% 5000,
+       lpad((i %% 1000)::text, 8, '0'), case when i %% 4 > 0 then md5(i::text) end, repeat(md5(i::text), 6),
+       repeat('Zürich "' || i, 18), (array['new', 'paid', 'sent'])[1 + i %% 3]::mood,
+       date '2000-01-01' + (i %% 9000)::int,
+       time '00:00' + i * interval '1 second', timestamp '2024-01-01' + i * interval '1 minute',
+       timestamptz '2024-01-01' + i * interval '1 second', i * interval '1 second', md5(i::text)::uuid,
+       decode(md5(i::text), 'hex'), ('10.' || i %% 256 || '.0.1')::inet, (i %% 256)::int::bit(8), point(i, i / 2.0),
+       jsonb_build_object('id', i, 'tags', jsonb_build_array('x', 'y'), 'price', i / 4.0, 'name', md5(i::text)),
+       json_build_object('n', i), array[i %% 1000, i %% 7, null], array['a ' || i %% 100, 'b', null],
+       int4range((i %% 1000)::int, (i %% 1000 + 10)::int)
+from generate_series(%s::bigint, %s::bigint) i
+"""
+TABLES = 2000
 CHANGES_PER_TRANSACTION = 1000
 
 
@@ -53,6 +78,7 @@ class Ground:
         self.clusters = source, destination
         self.servers = source.pid, destination.pid
         self.source, self.destination = Database(source), Database(destination)
+        self._tables: Database | None = None
         self._files = files
         self.slot = f"slot_{self.source.name}"
         method = {"replication_slot": self.slot, "publication": "airbyte_publication"}
@@ -71,6 +97,28 @@ class Ground:
         self.source.execute("vacuum analyze wide")
         self.write_catalogs("wide")
 
+    def make_mixed(self, rows: int) -> None:
+        """A table of 30 columns of many types in the source, and its catalogs."""
+        self.source.execute("create type mood as enum ('new', 'paid', 'sent')")
+        self.source.execute(MIXED)
+        self.source.execute(FILL_MIXED, 1, rows)
+        self.source.execute("vacuum analyze mixed")
+        self.write_catalogs("mixed")
+
+    def make_mixed_backlog(self, rows: int, changes: int) -> None:
+        """Inserts into ``mixed`` behind its ``rows`` rows; the state before them is ``state.json``."""
+        self._read_before("mixed")
+        for start in range(rows, rows + changes, CHANGES_PER_TRANSACTION):
+            self.source.execute(FILL_MIXED, start + 1, start + CHANGES_PER_TRANSACTION)
+
+    def many_tables(self) -> Database:
+        """A database with TABLES tables, made when it is asked for first."""
+        if self._tables is None:
+            self._tables = Database(self.clusters[0])
+            for number in range(TABLES):
+                self._tables.execute(NARROW.format(f"many_{number}"))
+        return self._tables
+
     def write_catalogs(self, table: str) -> None:
         """The files ``<table>.append.json`` and ``<table>.dedup.json``."""
         found = connector.run(SOURCE, "discover", config=self.path("source.json")).catalog
@@ -79,7 +127,7 @@ class Ground:
 
     def size_mb(self, table: str = "narrow") -> float:
         """Size of a table as COPY text, of as many rows as it was made with."""
-        size, count = self.source.rows(f"select sum(length(t::text)) / 1e6, count(*) from {table} t")[0]
+        size, count = self.source.rows(f"select sum(octet_length(t::text)) / 1e6, count(*) from {table} t")[0]
         return float(size) * (self.rows / count if table == "narrow" else 1)
 
     # Backlogs.
@@ -89,15 +137,9 @@ class Ground:
 
         The table as it was is in the table ``before`` and in ``before.jsonl``, whose last state is ``state.json``.
         """
-        self.forget_slot()
         self.source.execute("drop table if exists before")
         self.source.execute("create table before as select * from narrow")
-        self.pipe(self.source_command("narrow.append.json"), stdout=self.path("before.jsonl"))
-        # Line by line: a fork inherits the peak memory of its parent, and would report ours as its own.
-        with self.path("before.jsonl").open("rb") as lines:
-            for line in lines:
-                if line.startswith(b'{"type":"STATE"'):
-                    self.path("state.json").write_bytes(line)
+        self._read_before("narrow")
         with contextlib.closing(self.source.connect()) as session, session.cursor() as cursor:
             if kind == "one transaction":
                 cursor.execute("begin")
@@ -113,6 +155,15 @@ class Ground:
                     )
             if kind == "one transaction":
                 cursor.execute("commit")
+
+    def _read_before(self, table: str) -> None:
+        self.forget_slot()
+        self.pipe(self.source_command(f"{table}.append.json"), stdout=self.path("before.jsonl"))
+        # Line by line: a fork inherits the peak memory of its parent, and would report ours as its own.
+        with self.path("before.jsonl").open("rb") as lines:
+            for line in lines:
+                if line.startswith(b'{"type":"STATE"'):
+                    self.path("state.json").write_bytes(line)
 
     def forget_slot(self) -> None:
         """The next sync of the source begins anew."""
@@ -135,7 +186,8 @@ class Ground:
 
     def psql(self, database: Database, *statements: str) -> list[str]:
         """psql with ``statements``, one after the other on one connection."""
-        cluster = self.clusters[0] if database is self.source else self.clusters[1]
+        cluster = database.server
+        assert isinstance(cluster, Cluster)
         where = f"host={cluster.host} port={cluster.port} dbname={database.name} user=postgres"
         where += f" password={database.config()['password']} options='-c datestyle=ISO -c timezone=UTC'"
         command = [cluster.binaries.program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", where]

@@ -72,8 +72,8 @@ def test_a_pooler_is_said_plainly(source_db, ignored):
         assert status["status"] == "FAILED"
         messages = [status["message"]]
         for command in ("discover", "read"):
-            options = {"catalog": catalog} if command == "read" else {}
-            error = failure(connector.run(SOURCE, command, config=settings, **options))
+            given = catalog if command == "read" else None
+            error = failure(connector.run(SOURCE, command, config=settings, catalog=given))
             assert error["failure_type"] == "config_error"
             messages.append(error["message"])
     for message in messages:

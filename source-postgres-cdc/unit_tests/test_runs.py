@@ -78,6 +78,17 @@ def test_a_run_ends_at_another_relation_and_at_the_limit():
     assert block.take() is None
 
 
+@pytest.mark.parametrize("size", [0, 0x74, 0xFF, 0x100, 0x7400, 0x7474, 0xFFFF, 0x10000, 0x740000, 0x740074])
+def test_lengths_that_look_like_what_stands_before_a_value(size):
+    # 0x740000 has two zeros behind a "t" of its own.
+    row = ["1", "x" * size, *PLAIN[2:]]
+    block = next(blocks([copied([(1, frames.insert(OID, row)), (1, frames.insert(OID, PLAIN))])]))
+    lines: list[str] = []
+    PLANS[False].render_run(block, 1 << 30, HEAD, AROUND, 0, lines)
+    tail = f"{AROUND[0]}1{AROUND[1]}"
+    assert lines == [render_values(COLUMNS, each, HEAD, tail) for each in (row, PLAIN)]
+
+
 def test_a_run_leaves_what_is_rare():
     plain = PLAIN
     for frame in (

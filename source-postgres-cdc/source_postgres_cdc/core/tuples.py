@@ -14,9 +14,12 @@ from source_postgres_cdc.core.values import Kind, Unrepresentable
 TupleFunction = Callable[[bytes, int, str, str], str]
 RunFunction = Callable[[bytes, str, int, int, str, str, str, int, list[Any]], int]
 
-# What stands before a value of less than 256 bytes, with its length in one more byte. Text holds no zero byte, so a
-# tuple that has this as often as it has columns has short values only, and falls into them where this stands.
-_SHORT = "t\0\0\0"
+# What stands before a value of less than 64 KiB, with its length in two more bytes. Text holds no zero byte, and where
+# a tuple is shorter than that itself, no length has two of them behind a "t": so one that has this as often as it has
+# columns has text in all of them, and falls into their values where this stands.
+_SHORT = "t\0\0"
+_LENGTH = 2
+_SHORT_TUPLE = 1 << 16
 
 # Rows are numbered 2, 4, 6, … within a transaction: the delete half of a key change takes the odd number before.
 ORDINAL_STEP = 2
@@ -125,9 +128,9 @@ def _run_of_tuples(columns: Sequence[PlanColumn], oid: int, *, numbered: bool) -
         *(["            n += STEP"] if numbered else []),
         f"            T = f'{{A}}{{L}}{{Z}}{'{n}' if numbered else ''}'",
         f"            v = s[p + {len(insert)}:q].split(SHORT)",
-        f"            if len(v) == {len(columns) + 1}:",
+        f"            if len(v) == {len(columns) + 1} and q - p < {_SHORT_TUPLE}:",
         f"                _, {values_} = v",
-        *(f"                c{i} = c{i}[1:]" for i, column in enumerate(columns) if _is_named_often(column)),
+        *(f"                c{i} = c{i}[{_LENGTH}:]" for i, column in enumerate(columns) if _is_named_often(column)),
         f"                out.append({line_of(columns, pieces)})",
         "            else:",
         "                out.append(new(b[p:q], 6, H, T))",
@@ -150,10 +153,10 @@ def _is_named_often(column: PlanColumn) -> bool:
 
 
 def _short_piece(column: PlanColumn, index: int) -> str:
-    """The f-string piece of a value that has its length in the first byte."""
+    """The f-string piece of a value that has its length in the first two bytes."""
     if column.field is None:
         return ""
-    name = f"c{index}" if _is_named_often(column) else f"c{index}[1:]"
+    name = f"c{index}" if _is_named_often(column) else f"c{index}[{_LENGTH}:]"
     if column.kind is Kind.PLAIN:
         return f'"{{{name}}}"'
     return f"{{{expression(column, name, index)}}}"

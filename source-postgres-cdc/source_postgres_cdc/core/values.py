@@ -185,12 +185,26 @@ def array(text: str, kind: Kind, delimiter: str) -> str:
         return (
             text.replace("f", "false").replace("t", "true").replace("NULL", "null").replace("{", "[").replace("}", "]")
         )
-    if kind in (Kind.TEXT, Kind.PLAIN) and '"' not in text and "NULL" not in text and text.rfind("{") == 0:
-        return f"[{quote(text[1:-1]).replace(delimiter, _BETWEEN)}]" if len(text) > 2 else "[]"
+    if kind in (Kind.TEXT, Kind.PLAIN) and text.rfind("{") == 0:
+        if '"' not in text and "NULL" not in text:
+            return f"[{quote(text[1:-1]).replace(delimiter, _BETWEEN)}]" if len(text) > 2 else "[]"
+        if text.isprintable():
+            # In quotes both escape the same two characters in the same way.
+            items = _items(delimiter).findall(text)
+            return f"[{','.join([i if i[0] == _QUOTE else 'null' if i == 'NULL' else quote(i) for i in items])}]"
     return _array(text, SCALARS[kind], delimiter)
 
 
+_QUOTE = '"'
 _BETWEEN = '","'
+
+
+@cache
+def _items(delimiter: str) -> re.Pattern[str]:
+    """The elements of an array of one dimension: in quotes, or bare."""
+    return re.compile(rf'"(?:[^"\\]|\\.)*"|[^{{}}"{re.escape(delimiter)}]+')
+
+
 _SPECIAL = re.compile("Na|I")
 
 
