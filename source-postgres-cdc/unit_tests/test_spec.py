@@ -149,6 +149,14 @@ def test_the_file_is_what_the_models_say():
     assert json.loads(file.read_text()) == connector_specification()
 
 
+def test_the_readme_names_every_key():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    hidden = {"snapshot_part_pages", "entra_tenant_id", "entra_client_id", "entra_service_principal_auth"}
+    (cdc,) = FORM["properties"]["replication_method"]["oneOf"]
+    for name in {*FORM["properties"], *cdc["properties"]} - hidden - {"method"}:
+        assert name in readme, name
+
+
 def forms(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """The form itself, and those of the choices in it."""
     inner = [choice for field in schema["properties"].values() for choice in field.get("oneOf", [])]
