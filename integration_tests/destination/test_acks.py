@@ -32,13 +32,16 @@ from integration_tests.support.connector import DESTINATION, Running
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, embedded, wait_until
 
+SOON_S = 0.2
 WAITING = (
     "select count(*) from pg_stat_activity where application_name = 'destination-postgres' and wait_event_type = 'Lock'"
 )
 
 
-def start(db: Database, catalog: dict[str, Any] | None = None) -> Running:
-    return connector.start(DESTINATION, "write", config=db.config(schema="public"), catalog=catalog or one())
+def start(db: Database, catalog: dict[str, Any] | None = None, **options: Any) -> Running:
+    """A sync that flushes soon, unless ``options`` say otherwise."""
+    config = db.config(schema="public", **(options or {"flush_seconds": SOON_S}))
+    return connector.start(DESTINATION, "write", config=config, catalog=catalog or one())
 
 
 def is_state(message: dict[str, Any]) -> bool:
@@ -46,7 +49,7 @@ def is_state(message: dict[str, Any]) -> bool:
 
 
 def test_rows_of_a_slow_stream_become_visible_and_are_acknowledged_while_stdin_stays_open(destination_db):
-    with start(destination_db) as running:
+    with start(destination_db, flush_seconds=1.5) as running:
         running.write(record({"id": 1, "name": "a"}) + state(1, id=7, sourceStats={"recordCount": 1.0}))
         message = running.wait_for(is_state)
         assert users(destination_db) == [(1, "a")]
@@ -246,7 +249,7 @@ def test_a_stop_interrupts_a_flush_that_waits(destination_db):
 def test_a_reader_of_stdout_that_goes_away_ends_the_sync(destination_db):
     """As in ``destination | head``: a STATE that nobody can read any more is no reason to go on."""
     with tempfile.TemporaryDirectory() as directory:
-        files = {"config": destination_db.config(schema="public"), "catalog": one()}
+        files = {"config": destination_db.config(schema="public", flush_seconds=SOON_S), "catalog": one()}
         arguments = []
         for name, document in files.items():
             path = Path(directory) / name

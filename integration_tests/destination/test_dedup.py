@@ -235,7 +235,7 @@ def test_two_syncs_of_a_stream_at_once(destination_db):
 
 def test_a_dump_of_the_database_does_not_hold_a_sync_up(destination_db):
     """pg_dump locks every table that it finds, against changes of their shape, until it has ended."""
-    config = destination_db.config(schema="public")
+    config = destination_db.config(schema="public", flush_seconds=0.2)
     dump = destination_db.connect()
     dump.autocommit = False
     with connector.start(DESTINATION, "write", config=config, catalog=PLAIN) as running, dump.cursor() as cursor:

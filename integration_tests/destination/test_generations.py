@@ -52,7 +52,7 @@ def broken(db: Database, of: Any, lines: bytes) -> None:
 @pytest.mark.parametrize("destination", ["overwrite", "append", "append_dedup"])
 def test_old_rows_stay_visible_until_the_new_generation_is_complete(destination_db, destination):
     sync(destination_db, catalog(destination, 1), records(OLD))
-    config = destination_db.config(schema="public")
+    config = destination_db.config(schema="public", flush_seconds=0.2)
     with connector.start(DESTINATION, "write", config=config, catalog=catalog(destination, 2)) as running:
         running.write(records(NEW) + state(1))
         running.wait_for(lambda message: message["type"] == "STATE")
@@ -303,7 +303,10 @@ def test_a_killed_swap_leaves_the_old_generation(destination_db):
     blocker.autocommit = False
     with (
         connector.start(
-            DESTINATION, "write", config=destination_db.config(schema="public"), catalog=catalog("append", 2)
+            DESTINATION,
+            "write",
+            config=destination_db.config(schema="public", flush_seconds=0.2),
+            catalog=catalog("append", 2),
         ) as running,
         blocker.cursor() as cursor,
     ):

@@ -23,7 +23,7 @@ def secret(*, multiline: bool = False) -> dict[str, Any]:
 class Choice(BaseModel):
     """One of several ways, told apart by a key of its own. Unknown keys are accepted and ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class SslDisable(Choice, title="disable"):
@@ -158,7 +158,7 @@ TunnelMethod = Annotated[
 class ConnectionSettings(BaseModel):
     """Host, credentials and transport of a PostgreSQL server. Unknown keys are accepted and ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     host: str = Field(title="Host", description="Host name or address of the server.")
     port: int = Field(

@@ -22,7 +22,7 @@ HIDDEN: dict[str, Any] = {"airbyte_hidden": True}
 class ReplicationMethod(BaseModel):
     """Inserts, updates and deletes, from the write-ahead log."""
 
-    model_config = ConfigDict(extra="allow", title="Read Changes using Write-Ahead Log (CDC)")
+    model_config = ConfigDict(extra="allow", defer_build=True, title="Read Changes using Write-Ahead Log (CDC)")
 
     method: str = Field(default="CDC", title="Method", json_schema_extra={"const": "CDC"})
     plugin: str = Field(
