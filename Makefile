@@ -15,7 +15,7 @@ NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exac
 # What must hold on every version of the source's server; 16 and 18 come with pip.
 SERVERS := 12.22.0-beta.15 14.23.0-beta.17
 MATRIX := $(addprefix integration_tests/,pair/test_types.py pair/test_names.py source/test_value_property.py \
-	source/test_catalog.py source/test_check.py source/test_encodings.py)
+	source/test_catalog.py source/test_check.py source/test_encodings.py source/test_lookup.py source/test_rights.py)
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
@@ -41,8 +41,9 @@ test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14, 1
 			$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MATRIX) $(ARGS) || failed="$$failed $$major"; \
 	done; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
 
-test-debian: $(DEVELOP) ## Run what needs programs of Debian's (pgbouncer), which are installed where they are missing.
-	@which pgbouncer > /dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends pgbouncer; }
+test-debian: $(DEVELOP) ## Run what needs packages of Debian's (pgbouncer, locales), installed where they are missing.
+	@which pgbouncer > /dev/null && test -e /usr/share/i18n/locales/ja_JP || { \
+		apt-get update -q && apt-get install -y -q --no-install-recommends pgbouncer locales; }
 	@$(BIN)/python -m pytest -m debian $(ARGS)
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".

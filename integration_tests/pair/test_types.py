@@ -67,21 +67,15 @@ def test_final_columns_hold_the_source_values(source_db, destination_db, found):
 def expect_equal(source_db, destination_db, found: list[tuple[str, T]]) -> None:
     for database in (source_db, destination_db):
         database.execute(typecases.PLAINLY)
-    lost = 0
     different: dict[tuple[str, int], tuple[str, str]] = {}
     for name, case in found:
         final, source = (each.replace("{}", name) for each in (case.final, case.source))
         theirs = dict(destination_db.rows(f"select id, {final} from public.t"))
         ours = dict(source_db.rows(f"select id, case when {name} is not null then {source} end from t"))
-        for row in typecases.rows(found):
-            if typecases.literal(case, row) in case.lost:
-                ours[row] = None
-                lost += 1
         different |= {(case.type, row): (ours[row], theirs[row]) for row in ours if ours[row] != theirs[row]}
     assert different == {}
-    # Nothing else had to be left out.
-    query = "select coalesce(sum(jsonb_array_length(_airbyte_meta -> 'changes')), 0) from public.t"
-    assert destination_db.value(query) == lost
+    # Nothing had to be left out.
+    assert destination_db.value("select count(*) from public.t where _airbyte_meta -> 'changes' <> '[]'") == 0
 
 
 @pytest.mark.parametrize(("special_values", "transport"), [("null", "stream"), ("text", "bulk")])

@@ -77,6 +77,12 @@ def rival(database: Database) -> Iterator[Any]:
         yield session
 
 
+def has_slot(database: Database) -> bool:
+    """Whether the anchor has been made, to its end."""
+    query = "select count(confirmed_flush_lsn) from pg_replication_slots where slot_name = %s"
+    return bool(database.value(query, slot_of(database)))
+
+
 def run_remedy(database: Database, text: str) -> None:
     """Run the SQL that a text ends with, as somebody who may."""
     statements = [statement for statement in text.partition("Run: ")[2].split(";") if statement.strip()]
@@ -249,15 +255,90 @@ def test_published_tables_that_nobody_can_update_any_more(database):
     assert not any(text.startswith("Nobody") for text in check(database)[1])
 
 
-def test_a_column_list_that_lacks_the_key(database):
-    if database.server.major < 15:
-        pytest.skip("column lists came with 15")
-    database.execute("create publication airbyte_publication for table t (v)")
-    with pytest.raises(psycopg2.errors.InvalidColumnReference):
-        database.execute("update t set v = 'x'")
-    problems, warnings = check(database)
+BREAKING = [
+    # What is done to the table t (id primary key, v), how it is published, since when, and what check says of it.
+    ("alter table t add w int primary key deferrable", "all tables", 11, "no replica identity"),
+    ("", "table t (v)", 15, "column lists"),
+    ("alter table t replica identity full", "table t (id, v)", 15, "column lists"),
+    ("", "table t where (v > 'a')", 15, "row filters"),
+    ("alter table t add g int generated always as (1) stored, replica identity full", "table t", 18, "generated"),
+    ("alter table t add g int generated always as (1), replica identity full", "table t", 18, "generated"),
+]
+
+
+@pytest.mark.parametrize(("change", "published", "since", "words"), BREAKING)
+def test_publications_that_keep_tables_from_being_updated(source_db, change, published, since, words):
+    if source_db.server.major < since:
+        pytest.skip(f"came with {since}")
+    key = "int" if "primary key" in change else "int primary key"
+    source_db.execute(f"create table t (id {key}, v text); {change}")
+    source_db.execute(f"create publication airbyte_publication for {published}")
+    with pytest.raises(psycopg2.Error):
+        source_db.execute("update t set v = 'x'")
+    problems, warnings = check(source_db)
     assert problems == []
-    assert "column lists of the publication" in only(warnings)
+    strong = next(text for text in warnings if text.startswith("Nobody can UPDATE or DELETE in public.t"))
+    assert words in strong
+    if "Run: " in strong:
+        run_remedy(source_db, strong)
+        source_db.execute("update t set v = 'x'")
+        assert not any(text.startswith("Nobody") for text in check(source_db)[1])
+
+
+def test_a_table_is_never_published_so_that_it_cannot_be_updated(source_db):
+    # By the first sync's own publication, that is.
+    if source_db.server.major < 12:
+        pytest.skip("generated columns came with 12")
+    source_db.execute("create table t (id int primary key, v text, g int generated always as (1) stored)")
+    source_db.execute("alter table t replica identity full")
+    outcome = read(source_db, catalog_of(source_db))
+    assert outcome.exit_code == (1 if source_db.server.major >= 18 else 0)
+    source_db.execute("insert into t values (1)")
+    source_db.execute("update t set v = 'x'")
+
+
+def test_healthy_publications_of_every_shape(source_db):
+    if source_db.server.major < 15:
+        pytest.skip("column lists and row filters came with 15")
+    source_db.execute(
+        """
+        create table listed (id int primary key, v text, hidden text);
+        create table included (id int, v text, hidden text, primary key (id) include (hidden));
+        create table filtered (id int primary key, v text);
+        create table whole (id int primary key, v text);
+        alter table whole replica identity full;
+        create table root (id int primary key, v text) partition by range (id);
+        create table leaf partition of root default;
+        create publication airbyte_publication for table listed (id, v), included (id, v),
+          filtered where (id > 7), whole where (v = 'x'), root with (publish_via_partition_root);
+        insert into root values (1);
+        """
+    )
+    for table in ("listed", "included", "filtered", "whole", "root"):
+        source_db.execute(f"update {table} set v = 'x'")
+    assert check(source_db) == ([], [])
+    source_db.execute("drop publication airbyte_publication")
+    source_db.execute("create publication airbyte_publication for all tables with (publish_via_partition_root)")
+    assert check(source_db) == ([], [])
+
+
+def test_our_publication_in_the_hands_of_another_user(database, reader):
+    assert read(database, catalog_of(database)).exit_code == 0
+    database.execute("create table mine (id int primary key)")
+    database.execute(f'grant select on t to "{reader}"; alter table mine owner to "{reader}"')
+    problems, warnings = check(database, reader)
+    assert problems == []
+    assert "does not hold public.mine" in only(warnings)
+    assert "owner of the publication" in only(warnings)
+    run_remedy(database, only(warnings))
+    assert check(database, reader) == ([], [])
+
+
+def test_nothing_to_follow_needs_no_publication_and_no_slot(source_db):
+    source_db.execute("create view v as select 1 as id")
+    problems, warnings = check(source_db, create_if_missing=False)
+    assert problems == []
+    assert len(warnings) == 2
 
 
 # The slot.
@@ -300,7 +381,7 @@ def test_another_sync_of_the_same_slot(database):
     locks = "select count(*) from pg_locks where locktype = 'advisory' and granted"
     # Nobody reads what it prints, so it waits.
     with connector.start(SOURCE, "read", config=config(database), catalog=catalog, held=True) as sync:
-        wait_until(lambda: database.value(locks) == 1, 20, "the sync holds its lock")
+        wait_until(lambda: database.value(locks) == 1 and has_slot(database), 20, "the sync holds its slot")
         problems, warnings = check(database)
         sync.kill()
     assert problems == []
@@ -434,6 +515,31 @@ def has_table(database: Database) -> bool:
     with contextlib.suppress(psycopg2.OperationalError):
         return bool(database.value("select count(*) from pg_class where relname = 't'"))
     return False
+
+
+def test_rights_that_were_revoked(database, reader):
+    database.execute("create publication airbyte_publication for all tables")
+    database.execute(f'grant select on t to "{reader}"; alter role "{reader}" connection limit 2')
+    database.execute("revoke execute on function pg_logical_slot_get_binary_changes from public")
+    database.execute("revoke select on pg_stat_activity, pg_replication_slots from public")
+    problems, _ = check(database, reader)
+    denied = [problem for problem in problems if "permission denied" in problem]
+    limited = next(problem for problem in problems if "may have 2 connections" in problem)
+    revoked = next(problem for problem in problems if "pg_logical_slot_get_binary_changes" in problem)
+    # What it cannot see is said, and keeps nothing else from being said.
+    assert denied
+    for problem in (limited, revoked):
+        run_remedy(database, problem)
+    database.execute("grant select on pg_stat_activity, pg_replication_slots to public")
+    assert check(database, reader) == ([], [])
+
+
+def test_a_materialised_view_that_is_empty(database):
+    database.execute("create materialized view m as select * from t with no data")
+    problems, warnings = check(database)
+    assert problems == []
+    run_remedy(database, only(warnings))
+    assert check(database) == ([], [])
 
 
 def test_everything_at_once(database, reader):

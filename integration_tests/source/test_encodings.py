@@ -78,12 +78,30 @@ def test_a_key_that_is_no_utf_8_is_an_error(database):
         assert "key column id" in error["message"]
 
 
+@pytest.mark.parametrize("database", ["WIN1252"], indirect=True)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_byte_that_stands_for_nothing_is_an_error_that_says_where(database, transport):
+    database.execute("create table t (id int primary key, v text)")
+    catalog = catalog_of(database)
+    first = read(database, catalog)
+    database.execute("insert into t values (1, E'a\\x81b')")
+    for state, words in ((None, "public.t cannot be read"), (first, "cannot be converted")):
+        error = failure(read(database, catalog, state, transport=transport))
+        assert error["failure_type"] == "config_error"
+        assert words in error["message"]
+        assert "cannot be converted between UTF-8 and the database's encoding" in error["message"]
+
+
 def test_a_single_byte_above_127_is_sent_as_utf_8(source_db):
     # "char" is one byte, which servers before 16 print as it is.
-    source_db.execute('create table t (id int primary key, v "char")')
+    source_db.execute('create type one as (c "char", t text)')
+    source_db.execute('create table t (id int primary key, v "char", one one)')
     catalog = catalog_of(source_db)
     first = read(source_db, catalog)
-    source_db.execute("insert into t values (1, 'A'), (2, chr(200)::\"char\"), (3, '\\200'::\"char\")")
+    source_db.execute(
+        "insert into t values (1, 'A'), (2, chr(200)::\"char\"), (3, '\\200'::\"char\");"
+        " insert into t values (4, 'B', row(chr(200)::\"char\", 'x'))"
+    )
     for state in (None, first):
         outcome = read(source_db, catalog, state)
         assert outcome.exit_code == 0, outcome

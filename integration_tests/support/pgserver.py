@@ -371,7 +371,8 @@ def _free_port() -> int:
 
 def _environment() -> dict[str, str]:
     # No PG* variable of the user may reach the server; messages in English whatever the machine speaks.
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+    kept = {name: os.environ[name] for name in ("LOCPATH",) if name in os.environ}
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **kept}
 
 
 def _locales() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 import psycopg2
+from psycopg2 import errors
 
 from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError
 
@@ -25,7 +26,7 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
     "42501": (
         ConfigError,
         "The database user lacks a privilege.",
-        "Grant it; `check` names what is missing.",
+        "Grant it; `check` may name what is missing.",
     ),
     "42P01": (ConfigError, "A table is missing.", "Refresh the catalog."),
     "42703": (ConfigError, "A column is missing: its table has changed.", "Refresh the catalog."),
@@ -34,6 +35,12 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
         ConfigError,
         "The server has no free replication slot or sender.",
         "Raise max_replication_slots or max_wal_senders, or drop slots that nobody uses.",
+    ),
+    "22021": (ConfigError, "The server holds text that is no valid text of its encoding.", "Find it and mend it."),
+    "22P05": (
+        ConfigError,
+        "Text cannot be converted between UTF-8 and the database's encoding.",
+        "Find it and mend it: it has a character that the other encoding lacks.",
     ),
     "53100": (ConfigError, "The server's disk is full.", "Free space on the server."),
     "58P01": (
@@ -57,6 +64,9 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
     "25P03": (TransientError, "The server ended an idle transaction.", ""),
 }
 
+# An error that is not the driver's own (of a replication stream that we read ourselves) has a class alone.
+_CODES = {errors.lookup(code): code for code in SQLSTATES if len(code) == 5}
+
 # psycopg2 gives no SQLSTATE while connecting: these texts (libpq's, untranslated) tell the causes apart.
 CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
     ("password authentication failed", ConfigError, "The server refused user name or password.", "Check both."),
@@ -72,6 +82,32 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
         ConfigError,
         "A connection pooler (such as pgbouncer) stands between, and does not let our settings pass.",
         "Give host and port of the server itself.",
+    ),
+    (
+        "must be superuser or replication role to start walsender",
+        ConfigError,
+        "The user may not replicate.",
+        "Give it the attribute REPLICATION.",
+    ),
+    (
+        "permission denied to start WAL sender",
+        ConfigError,
+        "The user may not replicate.",
+        "Give it the attribute REPLICATION.",
+    ),
+    ("permission denied for database", ConfigError, "The user may not connect to the database.", "Grant it CONNECT."),
+    ("is not permitted to log in", ConfigError, "The user may not log in.", "Give it the attribute LOGIN."),
+    (
+        "is not currently accepting connections",
+        ConfigError,
+        "The database accepts no connections.",
+        "Check the database name.",
+    ),
+    (
+        "conversion between",
+        ConfigError,
+        "The encoding of the database cannot be converted to UTF-8.",
+        "Choose another database.",
     ),
     ("could not translate host name", ConfigError, "The host name is unknown.", "Check the host."),
     ("Connection refused", ConfigError, "Nothing listens at this host and port.", "Check both, and the firewall."),
@@ -109,7 +145,7 @@ def _translate(error: BaseException, phase: Phase) -> ConnectorError:
 
 
 def _of_server(error: psycopg2.Error, phase: Phase) -> ConnectorError:
-    code = error.pgcode
+    code = error.pgcode or _CODES.get(type(error))
     if code:
         known = SQLSTATES.get(code) or SQLSTATES.get(code[:2])
         if known:

@@ -263,8 +263,20 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
+def _nul(value: Any, place: str = "") -> str | None:
+    """Where a string with a NUL character is, which libpq would end at."""
+    if isinstance(value, Mapping):
+        found = (_nul(inner, f"{place}.{key}" if place else str(key)) for key, inner in value.items())
+        return next(filter(None, found), None)
+    if isinstance(value, list):
+        return next(filter(None, (_nul(inner, place) for inner in value)), None)
+    return place if isinstance(value, str) and "\0" in value else None
+
+
 def parse_settings(document: Mapping[str, Any], model: type[Settings]) -> Settings:
     """``document`` as ``model``; null counts as absent. Raises ConfigError as load_settings does."""
+    if (place := _nul(document)) is not None:
+        raise ConfigError(f"The configuration is not valid: {place}: a zero byte is in no name and in no password.")
     try:
         return model.model_validate(_without_nulls(document))
     except ValidationError as error:

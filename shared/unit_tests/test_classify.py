@@ -51,6 +51,12 @@ def test_by_sqlstate(code, kind):
     assert b"4111" not in line
 
 
+def test_by_class_where_there_is_no_sqlstate():
+    failure = classify(errors.lookup("22P05")("the server's words"), Phase.WORKING)
+    assert isinstance(failure, ConfigError)
+    assert "22P05" in failure.detail
+
+
 @pytest.mark.parametrize("sample", [row[0] for row in CONNECT_TEXTS])
 def test_while_connecting_the_text_sharpens_the_wording(sample):
     failure = classify(psycopg2.OperationalError(f'connection to server at "h": FATAL: {sample} x'), Phase.CONNECTING)

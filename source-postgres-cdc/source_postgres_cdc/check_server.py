@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 from psycopg2.sql import SQL
 
+from airbyte_pg import sql
 from airbyte_pg.errors import ConnectorError, TransientError
 from source_postgres_cdc import server, slot
 from source_postgres_cdc import standby as standbys
 from source_postgres_cdc.findings import Finding, Subject, of_error
 
+# From here on a slot can be copied.
+_COPIES_SLOTS = 120000
+# A sync has its own session, one that reads changes, and for a moment a third.
+_SESSIONS = 3
 # Below 12 no session has a time-out of its own, and a slow destination may keep ours from answering.
 _SHORT_SENDER_TIMEOUT_S = 30
 
@@ -52,6 +57,9 @@ def connection(subject: Subject) -> Iterator[Finding]:
     has_attribute = server.value(subject.session, query)
     grant = subject.run(SQL("ALTER ROLE {} REPLICATION").format(subject.user))
     role = None if has_attribute else server.replication_role(subject.session)
+    if role is not None and subject.server.version < _COPIES_SLOTS:
+        yield Finding(f"The user is only a member of {role}: before PostgreSQL 12 that is not enough.", grant)
+        return
     if role is not None:
         yield Finding(
             f"The user may not open replication connections, it is only a member of {role}: changes are read through "
@@ -64,7 +72,9 @@ def connection(subject: Subject) -> Iterator[Finding]:
         # The clouds have ways of their own to let a user replicate (rds_replication).
         server.open_replication_session(subject.settings, subject.server).close()
     except TransientError as failure:
-        yield of_error(failure)
+        # Bulk reads through functions.
+        is_bulk = subject.settings.transport == "bulk" and subject.server.version >= _COPIES_SLOTS
+        yield of_error(failure, is_warning=is_bulk)
     except ConnectorError as failure:
         if server.is_relayed(subject.session):
             yield of_error(server.pooled())
@@ -72,6 +82,41 @@ def connection(subject: Subject) -> Iterator[Finding]:
             yield Finding(f"A replication connection cannot be opened. {failure.message}", failure.remedy)
         else:
             yield Finding("The user may not replicate.", grant)
+
+
+_LIMITED = """
+select rolconnlimit from pg_roles where rolname = current_user and not rolsuper and rolconnlimit between 0 and %s
+"""
+# What a sync calls, of what an administrator may have revoked.
+_DENIED = """
+select format('%%I(%%s)', proname, pg_get_function_identity_arguments(oid)) from pg_proc
+where pronamespace = 'pg_catalog'::regnamespace and proname = any (%s)
+  and not has_function_privilege(%s, oid, 'execute')
+order by 1
+"""
+_CALLED = [
+    "pg_create_logical_replication_slot",
+    "pg_copy_logical_replication_slot",
+    "pg_replication_slot_advance",
+    "pg_logical_slot_get_binary_changes",
+]
+
+
+def rights(subject: Subject) -> Iterator[Finding]:
+    """The user may open as many sessions as it takes, and call the functions that slots are used by."""
+    for (limit,) in server.rows(subject.session, _LIMITED, (_SESSIONS - 1,)):
+        yield Finding(
+            f"The user may have {limit} connections at once; a sync needs {_SESSIONS}.",
+            subject.run(SQL("ALTER ROLE {} CONNECTION LIMIT -1").format(subject.user)),
+        )
+    caller = server.replication_role(subject.session) or server.value(subject.session, "select current_user")
+    denied = [function for (function,) in server.rows(subject.session, _DENIED, (_CALLED, caller))]
+    if denied:
+        grants = [
+            SQL("GRANT EXECUTE ON FUNCTION pg_catalog.{} TO {}").format(SQL(function), sql.name(caller))
+            for function in denied
+        ]
+        yield Finding(f"The user may not call {', '.join(denied)}.", subject.run(*grants))
 
 
 def room_for_slots(subject: Subject) -> Iterator[Finding]:
@@ -84,7 +129,8 @@ def room_for_slots(subject: Subject) -> Iterator[Finding]:
         (subject.settings.slot,),
     )[0]
     is_made = slot.find(subject.session, subject.server.version, subject.settings.slot) is not None
-    if limit - used >= (1 if is_made else 2):
+    wanted = (0 if is_made else 1) + (1 if subject.server.version >= _COPIES_SLOTS else 0)
+    if limit - used >= wanted:
         return
     remedy = "Raise max_replication_slots and restart the server, or drop slots that nobody uses"
     remedy += f" (not in use now: {idle})." if idle else "."
@@ -106,7 +152,7 @@ def settings(subject: Subject) -> Iterator[Finding]:
             "The database knows no encoding (SQL_ASCII): text that is no UTF-8 is sent with U+FFFD in its place.",
             is_warning=True,
         )
-    if version < 120000:
+    if version < _COPIES_SLOTS:
         yield Finding(
             f"PostgreSQL {version // 10000} cannot copy a slot: changes are streamed from the slot itself, without the "
             "quicker way for backlogs.",

@@ -24,7 +24,9 @@ def slot(subject: Subject) -> Iterator[Finding]:
         yield of_error(held, is_warning=True)
     if found is None:
         if not settings.create_if_missing:
-            yield of_error(slots.missing(settings.slot, had_state=False))
+            # What is only read whole needs none.
+            is_needed = any(table.can_be_followed for table in subject.tables)
+            yield of_error(slots.missing(settings.slot, had_state=False), is_warning=not is_needed)
         return
     if (failure := slots.problem(found, subject.server.database)) is not None:
         # Re-sync data makes it anew and reads every table again.
@@ -53,8 +55,9 @@ def _health(subject: Subject, found: Slot) -> Iterator[Finding]:
             else "The next sync lets go of it; sync more often.",
             is_warning=True,
         )
-    age, limit = server.rows(subject.session, _CATALOG_AGE, (found.name,))[0]
-    if age is not None and age > limit:
+    ages = server.rows(subject.session, _CATALOG_AGE, (found.name,))
+    if any(age is not None and age > limit for age, limit in ages):
+        age = ages[0][0]
         yield Finding(
             f"The replication slot {found.name} keeps VACUUM from removing catalogue rows of {age} transactions.",
             "Sync, or drop the slot if nobody uses it.",

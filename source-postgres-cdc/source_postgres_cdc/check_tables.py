@@ -77,6 +77,8 @@ def followed(subject: Subject) -> Iterator[Finding]:
         )
 
 
+_HIDDEN = "A part of the primary key is generated, or may not be read"
+_GENERATED = "Whole rows with generated columns cannot identify themselves (REPLICA IDENTITY FULL, PostgreSQL 18)"
 _UNLOGGED = "Changes of unlogged tables are not in WAL"
 _LATE = "A primary key that is deferrable cannot tell rows apart at every moment"
 _KEYLESS = "Without a primary key rows cannot be told apart"
@@ -87,15 +89,28 @@ def _reason(table: Table, *, has_late_key: bool) -> str:
     if not table.is_permanent:
         return _UNLOGGED
     if not table.key:
-        return _LATE if has_late_key else _KEYLESS
-    return _IDENTITY
+        return _LATE if has_late_key else _HIDDEN if table.has_key else _KEYLESS
+    return _GENERATED if table.identity == "f" else _IDENTITY
 
 
 def _mend(subject: Subject, reason: str, names: Sequence[StreamName]) -> str:
-    change = {_UNLOGGED: "SET LOGGED", _IDENTITY: "REPLICA IDENTITY DEFAULT"}.get(reason)
+    by_identity = "REPLICA IDENTITY DEFAULT"
+    change = {_UNLOGGED: "SET LOGGED", _IDENTITY: by_identity, _GENERATED: by_identity}.get(reason)
     if change is None:
-        return "Make it immediate." if reason == _LATE else "Add one."
+        return {_LATE: "Make it immediate.", _KEYLESS: "Add one."}.get(reason, "")
     return subject.run(*(SQL("ALTER TABLE {} {}").format(relations([name]), SQL(change)) for name in names))
+
+
+def populated(subject: Subject) -> Iterator[Finding]:
+    """A materialised view must have been filled."""
+    empty = [table.id for table in subject.tables if not table.is_populated]
+    if empty:
+        statements = [SQL("REFRESH MATERIALIZED VIEW {}").format(relations([name])) for name in empty]
+        yield Finding(
+            f"Materialised views that have never been filled cannot be read: {listed(empty)}.",
+            subject.run(*statements),
+            is_warning=True,
+        )
 
 
 def names(subject: Subject) -> Iterator[Finding]:

@@ -72,12 +72,12 @@ class Subject:
     @property
     def may_alter_publication(self) -> bool:
         """Whether a sync would make the publication, or add tables to it."""
-        return self.settings.create_if_missing and (self.publication is None or self.publication.is_ours)
+        return self.settings.create_if_missing and (self.publication is None or self.publication.may_be_altered)
 
-    @property
+    @cached_property
     def user(self) -> Composable:
-        """The user's name in SQL."""
-        return sql.name(self.settings.username)
+        """The name of the user that rights are asked of, in SQL."""
+        return sql.name(server.value(self.session, "select current_user"))
 
     def run(self, *statements: Composable) -> str:
         """The remedy of running ``statements``."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from airbyte_pg.errors import ConfigError
 from source_postgres_cdc.core.plan import PlanColumn
 from source_postgres_cdc.core.values import Kind
 
@@ -66,6 +67,7 @@ _INFINITE = "`infinity` and `-infinity`; Airbyte: `Infinity`, from 3.8 on null"
 
 # Type OIDs are fixed for built-in types (src/include/catalog/pg_type.dat).
 NUMERIC_OID = 1700
+_MOST_DIGITS = 18
 BIT_OID = 1560
 CHAR_OID = 18
 BUILTIN: Mapping[int, TypeRow] = {
@@ -77,7 +79,8 @@ BUILTIN: Mapping[int, TypeRow] = {
         "numeric",
         NUMBER,
         Kind.DECIMAL,
-        decision="every digit; Airbyte's stream goes through a double. Of scale 0: `integer`, but as an element",
+        decision="every digit; Airbyte's stream goes through a double. Of scale 0 and up to 18 digits: `integer`, but "
+        "as an element; Airbyte's of more digits, too, though destinations have 64 bits for it",
     ),
     700: TypeRow("real", NUMBER, Kind.DECIMAL),
     701: TypeRow("double precision", NUMBER, Kind.DECIMAL),
@@ -151,12 +154,14 @@ ANY_OTHER = _text("any other")
 class Rendering:
     """What of the rendering is not the types' own.
 
-    ``specials_as_text``: NaN and infinite numbers are sent as strings. ``encoding``: the database's.
+    ``specials_as_text``: NaN and infinite numbers are sent as strings. ``encoding``: the database's. ``money_digits``:
+    how many digits of money stand behind the point.
     """
 
     specials_as_text: bool
     encoding: str
     version: int
+    money_digits: int
 
     @property
     def has_encoding(self) -> bool:
@@ -165,8 +170,9 @@ class Rendering:
 
     def is_raw(self, oid: int) -> bool:
         """Whether texts of the type ``oid`` may be bytes that are no UTF-8: nothing converts or checks them."""
-        # Before 16 a "char" above 127 is printed as it is.
-        return not self.has_encoding or (oid == CHAR_OID and self.version < 160000)
+        # Before 16 a "char" above 127 is printed as it is, within a composite or a range, too.
+        has_char = oid == CHAR_OID or oid not in BUILTIN
+        return not self.has_encoding or (has_char and self.version < 160000)
 
 
 @dataclass(frozen=True)
@@ -239,10 +245,22 @@ class Types:
         return EXTENSIONS.get(found.name, ANY_OTHER) if found is not None and is_of_extension else ANY_OTHER
 
     def _kind(self, kind: Kind) -> Kind:
+        if kind is Kind.MONEY:
+            digits = self._rendering.money_digits
+            if digits not in _MONEY:
+                raise ConfigError(
+                    f"Money of this server has {digits} digits behind the point (lc_monetary), which is not supported.",
+                    remedy="Leave the tables with columns of the type money out.",
+                )
+            return _MONEY[digits]
         is_special = kind is Kind.DECIMAL and self._rendering.specials_as_text
         return Kind.DECIMAL_OR_TEXT if is_special else kind
 
 
+_MONEY = {0: Kind.MONEY_WHOLE, 2: Kind.MONEY, 3: Kind.MONEY_MILLE}
+
+
 def _is_whole(typmod: int) -> bool:
+    """Whether numeric of this modifier is a whole number that a 64-bit integer, the destination's column, can hold."""
     # numeric(p, s) keeps (p << 16 | s) + 4 in its type modifier; s has 11 bits with sign since 15.
-    return typmod >= 4 and (typmod - 4) & 0x7FF == 0
+    return typmod >= 4 and (typmod - 4) & 0x7FF == 0 and (typmod - 4) >> 16 <= _MOST_DIGITS

@@ -28,18 +28,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Publication:
-    """A publication: whether it is ours, the operations on rows that it leaves out, and the slot it was made for."""
+    """A publication: whether a sync made it and this user may alter it, the operations on rows that it leaves out,
+    and the slot that it was made for. ``is_of_all``: FOR ALL TABLES."""
 
     name: str
     is_ours: bool
+    is_owned: bool
+    is_of_all: bool
     operations_missing: tuple[str, ...]
     sends_truncate: bool
     made_for: str | None
 
+    @property
+    def may_be_altered(self) -> bool:
+        """Whether a sync may add tables."""
+        return self.is_ours and self.is_owned
+
 
 _PUBLICATION = """
-select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), ''),
-       {sends_truncate}, p.pubinsert, p.pubupdate, p.pubdelete
+select p.pubname, coalesce(obj_description(p.oid, 'pg_publication'), ''), pg_has_role(p.pubowner, 'usage'),
+       p.puballtables, {sends_truncate}, p.pubinsert, p.pubupdate, p.pubdelete
 from pg_publication p where p.pubname = %(name)s
 """
 
@@ -52,11 +60,13 @@ def find(session: Connection, name: str) -> Publication | None:
     found = server.rows(session, query, {"name": name})
     if not found:
         return None
-    name, comment, sends_truncate, *published = found[0]
+    name, comment, is_owned, is_of_all, sends_truncate, *published = found[0]
     operations = zip(("insert", "update", "delete"), published, strict=True)
     return Publication(
         name,
         comment.startswith(MARK),
+        is_owned,
+        is_of_all,
         tuple(operation for operation, is_sent in operations if not is_sent),
         sends_truncate,
         comment.removeprefix(_FOR) if comment.startswith(_FOR) else None,
@@ -99,7 +109,7 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, slot: str
         statements = [add_statement(name, absent)]
         listed = ", ".join(f"{table.schema}.{table.name}" for table in absent)
         what = f"The publication {name} does not hold: {listed}."
-        may_alter = may_create and found.is_ours
+        may_alter = may_create and found.may_be_altered
     text = "; ".join(sql.text(statement, session) for statement in statements[:1])
     if not may_alter:
         raise ConfigError(what, remedy=f"Run: {text};")

@@ -195,7 +195,14 @@ class Round:
             snapshot.copy_statement(stream.table, names, stream.row_filter, stdout, pages) for pages in ranges
         )
         return [
-            Part(stream.id, pages, sql.text(statement, self._session), columns, self._tail)
+            Part(
+                stream.id,
+                pages,
+                sql.text(statement, self._session),
+                columns,
+                self._tail,
+                has_functions=stream.table.kind not in "rp",
+            )
             for pages, statement in zip(ranges, statements, strict=True)
         ]
 

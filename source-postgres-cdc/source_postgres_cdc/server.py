@@ -25,8 +25,6 @@ RENDERING = {
     "TimeZone": "UTC",
     "extra_float_digits": "3",
     "bytea_output": "hex",
-    "lc_monetary": "C",
-    "search_path": "pg_catalog",
     # A policy that would silently hide rows is an error instead.
     "row_security": "off",
     "statement_timeout": "0",
@@ -36,6 +34,9 @@ RENDERING = {
     "standard_conforming_strings": "on",
     "default_transaction_read_only": "off",
 }
+
+# Pinned too, but set when the session stands: DEFAULT is then what server, database and role say.
+_WITH_DEFAULT = {"lc_monetary": "C", "search_path": "pg_catalog"}
 
 # Settings that came later than the oldest server that is read, by server_version_num.
 _LATER = {
@@ -74,6 +75,7 @@ def open_session(settings: SourceSettings) -> Connection:
     settings.refuse_unsupported()
     session = connect(settings, application_name=APPLICATION_NAME, server_settings={**RENDERING, **_SERVER_KEEPALIVES})
     _expect_rendering(session)
+    _set_with_default(session)
     with session.cursor() as cursor:
         for name, setting in _later(session.server_version).items():
             cursor.execute("select set_config(%s, %s, false)", (name, setting))
@@ -96,6 +98,12 @@ def _expect_rendering(session: Connection) -> None:
         raise pooled()
 
 
+def _set_with_default(session: Connection) -> None:
+    with session.cursor() as cursor:
+        for name, setting in _WITH_DEFAULT.items():
+            cursor.execute(SQL("set {} = {}").format(sql.name(name), sql.literal(setting)))
+
+
 def open_replication_session(settings: SourceSettings, server: Server) -> Connection:
     """A new walsender session of the database with the pinned rendering."""
     pinned = {**RENDERING, **_SERVER_KEEPALIVES, **_later(server.version)}
@@ -104,6 +112,7 @@ def open_replication_session(settings: SourceSettings, server: Server) -> Connec
         # Not for ever: a server that shuts down waits for its senders.
         pinned["wal_sender_timeout"] = "15min"
     session = connect(settings, application_name=APPLICATION_NAME, server_settings=pinned, replication=True)
+    _set_with_default(session)
     take_bytes(session, server)
     return session
 
@@ -130,9 +139,14 @@ def pooled() -> ConfigError:
     )
 
 
-def rendering(facts: Server, settings: SourceSettings) -> Rendering:
+def rendering(session: Connection, facts: Server, settings: SourceSettings) -> Rendering:
     """How values are rendered where that is not their types' own."""
-    return Rendering(settings.special_values == "text", facts.encoding, facts.version)
+    with session.cursor() as cursor:
+        # money is a whole number of the smallest unit; which one that is only the server's own locale says.
+        cursor.execute("set lc_monetary to default")
+        money_digits = value(session, "select scale(1::money::numeric)")
+        cursor.execute("set lc_monetary = 'C'")
+    return Rendering(settings.special_values == "text", facts.encoding, facts.version, money_digits)
 
 
 def take_bytes(session: Connection, server: Server) -> None:

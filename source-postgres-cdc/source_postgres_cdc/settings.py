@@ -11,6 +11,8 @@ from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from source_postgres_cdc.selection import Selection, selection
 
+# What PostgreSQL keeps of a name (NAMEDATALEN - 1).
+_LONGEST_NAME = 63
 DEFAULT_SLOT = "airbyte_slot"
 DEFAULT_PUBLICATION = "airbyte_publication"
 
@@ -46,6 +48,8 @@ class ReplicationMethod(BaseModel):
     initial_waiting_seconds: int = Field(
         default=1200,
         ge=1,
+        # A time-out of the server's in ms has 31 bits.
+        le=2_000_000,
         title="Liveness Limit in Seconds",
         description="Seconds without any progress after which a sync fails (transient error).",
     )
@@ -277,8 +281,11 @@ class SourceSettings(ConnectionSettings):
                 "The name of the replication slot is not possible.",
                 remedy="Use 1 to 63 lower-case letters, digits and underscores.",
             )
-        if not self.publication:
-            raise ConfigError("The name of the publication is empty.", remedy="Leave the key out, or name one.")
+        if not 1 <= len(self.publication.encode()) <= _LONGEST_NAME:
+            raise ConfigError(
+                "The name of the publication is not possible.",
+                remedy=f"Use 1 to {_LONGEST_NAME} bytes, or leave the key out.",
+            )
         for key, accepted in _NOT_YET.items():
             if self._given(key) not in (None, *accepted):
                 raise ConfigError(f"The option {key} is not supported yet.", remedy="Leave it out.")
@@ -291,6 +298,7 @@ class SourceSettings(ConnectionSettings):
 # Options of the design that this version does not honour; the values that mean the present behaviour are accepted.
 _NOT_YET: dict[str, tuple[Any, ...]] = {
     "run_mode": ("batch",),
+    "table_filters": ([],),
     "schema_change": ("warn",),
     "truncate_handling": ("warn",),
 }

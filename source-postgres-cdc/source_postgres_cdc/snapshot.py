@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2
+from psycopg2 import errors
 from psycopg2.sql import SQL, Composable
 
 from airbyte_pg import messages, sql
+from airbyte_pg.classify import Phase, classify
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import StreamName, TransientError
+from airbyte_pg.errors import ConfigError, ConnectorError, StreamName, TransientError
 from source_postgres_cdc import server, stamp
 from source_postgres_cdc.core.plan import CopyPlan, PlanColumn
 from source_postgres_cdc.pgtypes import Rendering
@@ -39,13 +42,17 @@ WHOLE = Pages()
 
 @dataclass(frozen=True)
 class Part:
-    """What one COPY reads, and how its lines are rendered: all that a session behind the snapshot must know."""
+    """What one COPY reads, and how its lines are rendered: all that a session behind the snapshot must know.
+
+    ``has_functions``: it may run functions that are found by the user's own search_path.
+    """
 
     stream: StreamName
     pages: Pages
     statement: str
     columns: tuple[PlanColumn, ...]
     tail: str
+    has_functions: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,32 @@ def read(session: Connection, part: Part, take_lines: TakeLines) -> None:
     buffer: io.BufferedWriter = io.BufferedWriter(chunks, CHUNK_BYTES)
     try:
         with session.cursor() as cursor:
+            if part.has_functions:
+                cursor.execute("set local search_path to default")
             cursor.copy_expert(part.statement, Sink(buffer))
+            if part.has_functions:
+                cursor.execute("set local search_path = 'pg_catalog'")
         buffer.flush()
+    except psycopg2.Error as error:
+        raise _named(error, part.stream) from error
     finally:
         # What is left of a read that failed must not come out when the buffer is thrown away.
         chunks.is_over = True
+
+
+def _named(error: psycopg2.Error, stream: StreamName) -> ConnectorError:
+    """The error of reading ``stream``, which says so."""
+    if isinstance(error, errors.InsufficientPrivilege) and "row-level security" in (error.diag.message_primary or ""):
+        return ConfigError(
+            f"Row security policies may hide rows of {stream.namespace}.{stream.name}: it cannot be read.",
+            remedy="Give the user BYPASSRLS, or read the stream as a user that sees every row.",
+            stream=stream,
+        )
+    failure = classify(error, Phase.WORKING)
+    failure.stream = stream
+    if not isinstance(failure, TransientError):
+        failure.message = f"{stream.namespace}.{stream.name} cannot be read. {failure.message}"
+    return failure
 
 
 _STORAGES = """
@@ -95,8 +123,12 @@ def lock(session: Connection, table: Table, known: Mapping[int, Storage]) -> Sto
     13.6, "Caveats".
     """
     if table.kind in "rp":
+        # As LOCK TABLE does, which asks for more than a right to read some of its columns.
+        hold = SQL("select {} from {}{} limit 0").format(
+            sql.names(column.name for column in table.columns[:1]), _only(table), sql.table(table.schema, table.name)
+        )
         with session.cursor() as cursor:
-            cursor.execute(SQL("lock table {} in access share mode").format(sql.table(table.schema, table.name)))
+            cursor.execute(hold)
     now = storages(session, [table]).get(table.oid)
     if now is None or table.oid not in known or now.file != known[table.oid].file:
         raise TransientError(
@@ -108,8 +140,11 @@ def lock(session: Connection, table: Table, known: Mapping[int, Storage]) -> Sto
 
 
 def can_be_split(table: Table, storage: Storage, version: int) -> bool:
-    """Whether ranges of ctid are read without reading the rest: an ordinary heap, on a server since 14."""
-    return table.kind == "r" and storage.is_heap and version >= 140000
+    """Whether ranges of ctid are read without reading the rest: an ordinary heap, on a server since 14.
+
+    Who may read columns only may not read ctid.
+    """
+    return table.kind == "r" and table.is_open and storage.is_heap and version >= 140000
 
 
 def split(first: int, pages: int, part_pages: int) -> list[Pages]:

@@ -36,7 +36,7 @@ def discover(call: Call) -> None:
         facts = server.inspect(session)
         found = tables.load(session, settings.selection)
         oids = {column.type_oid for table in found for column in table.columns}
-        types = tables.load_types(session, oids, server.rendering(facts, settings))
+        types = tables.load_types(session, oids, server.rendering(session, facts, settings))
         members = tables.load_members(session, facts.version, settings.publication)
         may_add = _may_add(publication.find(session, settings.publication), settings)
     catalog = []
@@ -70,7 +70,7 @@ def read(call: Call) -> None:
                 remedy="Run: ALTER SYSTEM SET wal_level = 'logical'; and restart the server.",
             )
         schemas = tuple({entry.stream.namespace or "" for entry in configured})
-        rendering = server.rendering(facts, settings)
+        rendering = server.rendering(session, facts, settings)
         wanted = streams.resolve(configured, tables.load(session, Selection(schemas)), rendering)
         try:
             Sync(session, facts, settings, emitter).run(wanted, given)
@@ -88,11 +88,12 @@ def _settings(call: Call) -> SourceSettings:
 
 def _may_add(found: publication.Publication | None, settings: SourceSettings) -> bool:
     """Whether a sync would add a table to the publication by itself."""
-    return settings.create_if_missing and (found is None or found.is_ours)
+    return settings.create_if_missing and (found is None or found.may_be_altered)
 
 
 def _is_followed(table: Table, members: dict[StreamName, Membership], *, may_add: bool) -> bool:
-    return table.can_be_followed and (may_add or table.id in members)
+    member = members.get(table.id)
+    return table.can_be_followed and (member.identifies(table) if member is not None else may_add)
 
 
 def _sent_columns(table: Table, member: Membership | None) -> set[str]:

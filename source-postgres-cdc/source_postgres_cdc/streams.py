@@ -60,6 +60,12 @@ def resolve(configured: Sequence[ConfiguredStream], tables: Sequence[Table], ren
                 remedy="Refresh the catalog, or grant SELECT on the table and USAGE on its schema.",
                 stream=entry.id,
             )
+        if not table.is_populated:
+            raise ConfigError(
+                f"The materialised view {_shown(entry.id)} has never been filled.",
+                remedy="Run REFRESH MATERIALIZED VIEW, or leave it out.",
+                stream=entry.id,
+            )
         is_followed = entry.sync_mode == "incremental"
         if is_followed:
             _expect_followable(entry, table)
@@ -94,6 +100,12 @@ def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership
                 "%s: generated columns that the publication does not send: %s", _shown(stream.id), ", ".join(unsent)
             )
         columns = tuple(column for column in stream.columns if column.name not in unsent)
+        if not member.identifies(stream.table):
+            raise ConfigError(
+                f"The publication does not send the key of {_shown(stream.id)}.",
+                remedy="Add it to the publication's column list, or configure the stream as full_refresh.",
+                stream=stream.id,
+            )
         if missing := {column.name for column in columns if not member.sends(column)}:
             raise ConfigError(
                 f"The publication does not send columns of {_shown(stream.id)}: {', '.join(sorted(missing))}.",

@@ -39,12 +39,29 @@ class Membership:
         """Whether changes hold ``column``; generated ones where they are named (18 and later)."""
         return not column.is_generated if self.columns is None else column.name in self.columns
 
+    def identifies(self, table: Table) -> bool:
+        """Whether changes hold the key of ``table``."""
+        return self.columns is None or self.columns.issuperset(table.key)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """How a key column is compared with a literal: by the operator of its index, as values of the base type of its
+    domain, if it is of one. ``type`` and ``operator`` are SQL."""
+
+    type: str
+    is_domain: bool
+    operator_schema: str
+    operator: str
+
 
 @dataclass(frozen=True)
 class Table:
     """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident.
 
-    ``columns`` are those that the user may read, ``unreadable`` the names of the others.
+    ``columns`` are those that the user may read, ``unreadable`` the names of the others. ``has_key``: there is a
+    primary key, fit to tell rows apart (then it is ``key``) or not. ``is_open``: the user may read the table as such,
+    not only columns of it. ``is_populated``: a materialised view has been filled.
     """
 
     oid: int
@@ -54,9 +71,14 @@ class Table:
     is_permanent: bool
     estimated_rows: int
     size: int
+    is_open: bool
+    is_populated: bool
     columns: tuple[Column, ...]
     unreadable: frozenset[str]
     key: tuple[str, ...]
+    lookups: tuple[Lookup, ...]
+    has_key: bool
+    is_identifiable: bool
 
     @property
     def schema(self) -> str:
@@ -74,12 +96,13 @@ class Table:
 
         Without a usable identity, publishing it would make its UPDATE and DELETE fail in the user's application.
         """
-        return self.kind == "r" and self.is_permanent and bool(self.key) and self.identity in ("d", "f")
+        return self.kind == "r" and self.is_permanent and bool(self.key) and self.is_identifiable
 
 
 _TABLES = """
 select c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence = 'p',
-       greatest(c.reltuples, 0)::bigint, c.relpages::bigint * 8192,
+       greatest(c.reltuples, 0)::bigint, c.relpages::bigint * 8192, has_table_privilege(c.oid, 'select'),
+       c.relispopulated, c.relnatts,
        has_schema_privilege(n.oid, 'usage') and has_any_column_privilege(c.oid, 'select')
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
@@ -100,15 +123,30 @@ where a.attrelid = any (%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
 order by a.attrelid, a.attnum
 """
 
-# A deferrable key is no key: it streams orders that delete live rows (design section 3).
+# A deferrable key is no key: it streams orders that delete live rows (design section 3). Its columns are compared by
+# the operator that its index has for equality (strategy 3 of a B-tree); other indexes have none outside pg_catalog.
 _KEYS = """
-select i.indrelid::bigint, array_agg(a.attname::text order by k.place)
+select i.indrelid::bigint, i.indimmediate and i.indisvalid, a.attname::text, format_type(base.oid, -1),
+       base.oid <> a.atttypid,
+       coalesce(n.nspname, 'pg_catalog'), coalesce(o.oprname, '=')
 from pg_index i
-cross join lateral unnest(i.indkey::int2[]) with ordinality k (attnum, place)
+cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k (attnum, opclass, place)
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-where i.indrelid = any (%(oids)s::oid[]) and i.indisprimary and i.indimmediate and i.indisvalid
-  and k.place <= {key_size}
-group by i.indrelid
+cross join lateral (
+    with recursive chain (oid, depth) as (
+        select a.atttypid, 0
+        union all
+        select t.typbasetype, depth + 1 from chain join pg_type t on t.oid = chain.oid where t.typbasetype <> 0
+    )
+    select oid from chain order by depth desc limit 1
+) base
+left join pg_opclass c on c.oid = k.opclass and c.opcmethod = (select oid from pg_am where amname = 'btree')
+left join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
+  and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
+left join pg_operator o on o.oid = m.amopopr
+left join pg_namespace n on n.oid = o.oprnamespace
+where i.indrelid = any (%(oids)s::oid[]) and i.indisprimary and k.place <= {key_size}
+order by i.indrelid, k.place
 """
 
 _TYPES = """
@@ -146,14 +184,21 @@ def load(session: Connection, selected: Selection) -> list[Table]:
     key_size = "i.indnkeyatts" if session.server_version >= 110000 else "i.indnatts"
     for oid, *column in server.rows(session, _COLUMNS.format(is_generated=is_generated), oids):
         columns.setdefault(oid, []).append(Column(*column))
-    keys = {oid: tuple(key) for oid, key in server.rows(session, _KEYS.format(key_size=key_size), oids)}
+    keys: dict[int, list[tuple[Any, ...]]] = {}
+    for oid, *part in server.rows(session, _KEYS.format(key_size=key_size), oids):
+        keys.setdefault(oid, []).append(tuple(part))
     tables = []
-    for oid, schema, name, kind, identity, is_permanent, estimated_rows, size in heads:
+    for oid, schema, name, kind, identity, is_permanent, estimated_rows, size, is_open, is_populated, width in heads:
         every = columns.get(oid, [])
+        if width and not every:
+            continue  # dropped between the queries
         own = tuple(column for column in every if column.is_readable)
-        key = keys.get(oid, ())
+        parts = keys.get(oid, [])
         # A generated column is in no change before 18: it cannot tell rows apart.
         readable = {column.name for column in own if not column.is_generated}
+        is_fit = bool(parts) and all(is_immediate and part in readable for is_immediate, part, *_ in parts)
+        # From 18 on whole rows identify themselves only if they are published whole, generated columns included.
+        has_unpublished = session.server_version >= 180000 and any(column.is_generated for column in every)
         tables.append(
             Table(
                 oid=oid,
@@ -163,9 +208,14 @@ def load(session: Connection, selected: Selection) -> list[Table]:
                 is_permanent=is_permanent,
                 estimated_rows=estimated_rows,
                 size=size,
+                is_open=is_open,
+                is_populated=is_populated,
                 columns=own,
                 unreadable=frozenset(column.name for column in every if not column.is_readable),
-                key=key if readable.issuperset(key) else (),
+                key=tuple(part for _, part, *_ in parts) if is_fit else (),
+                lookups=tuple(Lookup(*lookup) for _, _, *lookup in parts) if is_fit else (),
+                has_key=bool(parts),
+                is_identifiable=identity == "d" or (identity == "f" and not has_unpublished),
             )
         )
     return tables

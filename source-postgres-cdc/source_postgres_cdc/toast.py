@@ -11,15 +11,19 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from psycopg2.sql import SQL
+import psycopg2
+from psycopg2 import errors
+from psycopg2.sql import SQL, Composable
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConfigError
 from source_postgres_cdc import barrier, snapshot
 from source_postgres_cdc.core import copytext
 from source_postgres_cdc.core.pgoutput import UNCHANGED, RawValue
 from source_postgres_cdc.relations import Target
 from source_postgres_cdc.streams import Stream
+from source_postgres_cdc.tables import Table
 
 Key = tuple[str, ...]
 
@@ -107,23 +111,57 @@ def reselect(
 ) -> dict[Key, list[str | None]]:
     """``columns`` of the rows of ``stream`` with ``keys``, as the server renders them (latin-1 text), by key."""
     table = stream.table
-    wanted = list(dict.fromkeys(keys))
-    query = SQL("copy (select {} from only {} where ({}) in ({})) {}").format(
+    query = SQL("copy (select {} from only {} where {}) {}").format(
         sql.names([*table.key, *columns]),
         sql.table(table.schema, table.name),
-        sql.names(table.key),
-        SQL(", ").join(SQL("({})").format(SQL(", ").join(sql.literal(_utf8(part)) for part in key)) for key in wanted),
+        _is_one_of(table, list(dict.fromkeys(keys))),
         snapshot.to_stdout(stream.rendering),
     )
     out = io.BytesIO()
-    with session.cursor() as cursor:
-        cursor.copy_expert(query, out)
+    try:
+        with session.cursor() as cursor:
+            cursor.copy_expert(query, out)
+    except (psycopg2.DataError, errors.UndefinedObject, errors.UndefinedTable) as error:
+        # An enum's label was renamed, a regclass's table dropped, a type replaced.
+        raise ConfigError(
+            f"A changed row of {table.schema}.{table.name} cannot be looked up: its key is no value of its type now.",
+            remedy="Refresh the stream: its rows must be read anew.",
+            stream=stream.id,
+        ) from error
     found: dict[Key, list[str | None]] = {}
     width = len(table.key)
     for line in out.getvalue().decode("latin-1").split("\n")[:-1]:
         values = copytext.split_line(line)
         found[tuple(part or "" for part in values[:width])] = values[width:]
     return found
+
+
+def _is_one_of(table: Table, keys: Sequence[Key]) -> Composable:
+    """SQL that is true for the rows with ``keys``: by the operators of the key's index, wherever its types are."""
+    parts = list(zip(table.key, table.lookups, strict=True))
+    equals = [
+        SQL("{}{} operator({}.{}) ").format(
+            sql.name(name),
+            SQL(f"::{lookup.type}" if lookup.is_domain else ""),
+            sql.name(lookup.operator_schema),
+            SQL(lookup.operator),
+        )
+        for name, lookup in parts
+    ]
+    literals = [
+        [
+            SQL("{}::{}").format(sql.literal(_utf8(part)), SQL(lookup.type))
+            for part, (_, lookup) in zip(key, parts, strict=True)
+        ]
+        for key in keys
+    ]
+    # One look into the index for all; but arrays of arrays are arrays of their elements.
+    if len(parts) == 1 and not table.lookups[0].type.endswith("[]"):
+        return equals[0] + SQL("any (array[{}])").format(SQL(", ").join(literal for (literal,) in literals))
+    return SQL(" or ").join(
+        SQL("({})").format(SQL(" and ").join(equal + literal for equal, literal in zip(equals, row, strict=True)))
+        for row in literals
+    )
 
 
 def _utf8(text: str) -> str:

@@ -30,6 +30,8 @@ class Kind(enum.Enum):
     DECIMAL = "decimal"
     DECIMAL_OR_TEXT = "decimal_or_text"  # the option special_values: text
     MONEY = "money"
+    MONEY_WHOLE = "money_whole"  # a currency without smaller units, as lc_monetary of the server says
+    MONEY_MILLE = "money_mille"  # of a thousand smaller units
     BOOLEAN = "boolean"
     BIT = "bit"  # an element of bit(1)[]
     TEXT = "text"
@@ -66,6 +68,23 @@ def decimal_or_text(text: str) -> str:
 def money(text: str) -> str:
     """money under lc_monetary C (``-$1,234.50``) as a JSON number."""
     return text.replace("$", "").replace(",", "")
+
+
+def money_whole(text: str) -> str:
+    """The same text where the unit is what it shows as a hundredth."""
+    return _scaled(text, 0)
+
+
+def money_mille(text: str) -> str:
+    """The same text where a thousand of what it shows as hundredths are a unit."""
+    return _scaled(text, 3)
+
+
+def _scaled(text: str, digits: int) -> str:
+    units = money(text).replace(".", "")
+    sign = "-" * units.startswith("-")
+    units = units[len(sign) :].lstrip("0").zfill(digits + 1)
+    return f"{sign}{units[:-digits]}.{units[-digits:]}" if digits else f"{sign}{units}"
 
 
 def boolean(text: str) -> str:
@@ -279,6 +298,8 @@ SCALARS: dict[Kind, Callable[[str], str]] = {
     Kind.DECIMAL: decimal,
     Kind.DECIMAL_OR_TEXT: decimal_or_text,
     Kind.MONEY: money,
+    Kind.MONEY_WHOLE: money_whole,
+    Kind.MONEY_MILLE: money_mille,
     Kind.BOOLEAN: boolean,
     Kind.BIT: bit,
     Kind.TEXT: quote,
