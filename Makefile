@@ -30,7 +30,7 @@ demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them 
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14, 16 and 18 (12 and 14 come with npm).
 	@$(BIN)/python tools/fetch_server.py .servers $(SERVERS)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import REFRESHES, ConfigError, RefreshNeeded, TransientError
@@ -24,8 +25,7 @@ _PAUSE_S = 0.25
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Anchor:
+class Anchor(msgspec.Struct, frozen=True):
     """What a sync starts from: the slot, the server that it is on, and the position to go on from.
 
     ``given`` is the state that is gone on from: None where there was none, or where everything is read anew.
@@ -141,7 +141,7 @@ def _met(given: State, found: Slot) -> State:
         log.warning("The states of these streams are from before they were removed; they are read anew: %s", listed)
     slot.judge(found, met)
     # Ahead of it only where the connector before us has confirmed its last commit.
-    return replace(met, lsn=max(met.lsn, confirmed))
+    return msgspec.structs.replace(met, lsn=max(met.lsn, confirmed))
 
 
 def _free(session: Connection, facts: Server, settings: SourceSettings, found: Slot) -> Slot:

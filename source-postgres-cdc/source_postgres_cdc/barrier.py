@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import TransientError
@@ -26,8 +27,7 @@ _PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.25
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """What a barrier gave.
 
     ``lsn`` is W. ``cut`` ends a decoding session: everything that committed before it is shown, and W or above.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
@@ -30,8 +31,7 @@ _HEAD_AGE_MS = 1000
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Transaction:
+class _Transaction(msgspec.Struct):
     """``around_lsn`` and ``deleted_around_lsn``: the tails of its rows; ``number``: of its last row, published or not
     selected ones included."""
 
@@ -40,7 +40,7 @@ class _Transaction:
     around_lsn: tuple[str, str] = ("", "")
     deleted_around_lsn: tuple[str, str] = ("", "")
     number: int = 0
-    streams: set[StreamName] = field(default_factory=set)
+    streams: set[StreamName] = msgspec.field(default_factory=set)
 
 
 class Changes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 from psycopg2.sql import SQL, Composable
 
 from airbyte_pg import sql
@@ -21,8 +22,7 @@ from source_postgres_cdc.tables import Membership, Table
 _LISTED = 20
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """A problem, or what is only worth a warning, and what to do about it."""
 
     message: str

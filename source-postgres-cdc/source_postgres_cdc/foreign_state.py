@@ -6,9 +6,9 @@ They know a position and which streams have been read; they do not know which se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 
 from airbyte_pg.errors import ConfigError, StreamName
@@ -19,8 +19,7 @@ _BY_CTID = ("ctid", "ctid_based")
 _OTHER_MODES = ("xmin", "cursor_based", "standard")
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(msgspec.Struct, frozen=True):
     """What such a state says: the position, and for each stream whether its snapshot is complete.
 
     ``confirmable``: as far as this the connector that wrote it may have moved the slot.

@@ -7,8 +7,9 @@ from this table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from airbyte_pg.errors import ConfigError
 from source_postgres_cdc.core.plan import PlanColumn
@@ -33,8 +34,7 @@ TIMESTAMP = _timed("date-time", "timestamp_without_timezone")
 TIMESTAMPTZ = _timed("date-time", "timestamp_with_timezone")
 
 
-@dataclass(frozen=True)
-class TypeRow:
+class TypeRow(msgspec.Struct, frozen=True):
     """How values of a type are sent, and as elements of an array where that differs.
 
     ``decision``: where Airbyte's own connector gives another value, or one for the snapshot and one for the stream.
@@ -150,8 +150,7 @@ EXTENSIONS: Mapping[str, TypeRow] = {
 ANY_OTHER = _text("any other")
 
 
-@dataclass(frozen=True)
-class Rendering:
+class Rendering(msgspec.Struct, frozen=True):
     """What of the rendering is not the types' own.
 
     ``specials_as_text``: NaN and infinite numbers are sent as strings. ``encoding``: the database's. ``money_digits``:
@@ -175,8 +174,7 @@ class Rendering:
         return not self.has_encoding or (has_char and self.version < 160000)
 
 
-@dataclass(frozen=True)
-class PgType:
+class PgType(msgspec.Struct, frozen=True):
     """A type as pg_type describes it; ``element`` of a true array, ``base`` of a domain.
 
     ``extension``: the extension that it belongs to, or none.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from psycopg2 import errors
 from psycopg2.sql import SQL, Composed
 
@@ -26,8 +26,7 @@ _FOR = f"{MARK} for the slot "
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """A publication: whether a sync made it and this user may alter it, the operations on rows that it leaves out,
     and the slot that it was made for. ``is_of_all``: FOR ALL TABLES."""
 

@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import psycopg2
 from psycopg2 import errors
 from psycopg2.sql import SQL, Composable, Composed
@@ -42,8 +42,7 @@ _DATA = struct.Struct(">cQQq")
 _KEEPALIVE = struct.Struct(">cQqB")
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """XLogData, in the shape of psycopg2's message."""
 
     data_start: int

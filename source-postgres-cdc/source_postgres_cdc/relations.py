@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+
+import msgspec
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConfigError
@@ -17,8 +18,7 @@ from source_postgres_cdc.tables import load_types
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Target:
+class Target(msgspec.Struct):
     """A relation that belongs to a stream. ``key``: places of the stream's key, in the key's order.
 
     Left out is what ``visibility`` shows, and what committed before ``position``; but for deletes, where

@@ -27,7 +27,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from airbyte_pg import sql
 from airbyte_pg.connect import Connection
@@ -42,8 +43,7 @@ from source_postgres_cdc.streams import Stream
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Table:
+class _Table(msgspec.Struct):
     """A table that is being read. ``left``: first pages of the parts that are not done, handed out or not."""
 
     stream: Stream

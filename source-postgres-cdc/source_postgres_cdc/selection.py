@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from airbyte_pg.errors import ConfigError, StreamName
 
@@ -13,8 +14,7 @@ _NAME = r'"(?:[^"]|"")+"|[^".,\s][^".,]*?'
 _ENTRY = re.compile(rf"\s*(?:(?P<schema>{_NAME})\s*\.\s*)?(?P<table>{_NAME})\s*(?:,|$)")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An entry of the whitelist. ``is_exact``: it names one table, without a glob."""
 
     text: str
@@ -27,8 +27,7 @@ class Entry:
         return bool(self.schema.fullmatch(table.namespace or "") and self.table.fullmatch(table.name))
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """A whitelist; without one every table of ``schemas`` (of every schema, when that is empty too)."""
 
     schemas: tuple[str, ...]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from psycopg2 import errors
 from psycopg2.sql import SQL
 
@@ -52,8 +52,7 @@ _SERVER_KEEPALIVES = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5
 MINIMUM_VERSION = 100000
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(msgspec.Struct, frozen=True):
     """The facts of a server that decide how it is read. ``version`` as in server_version_num."""
 
     version: int
@@ -157,8 +156,7 @@ def take_bytes(session: Connection, server: Server) -> None:
             cursor.execute("set client_encoding = 'SQL_ASCII'")
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Which server this is, and on which timeline it writes."""
 
     system_id: str

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+import msgspec
 from psycopg2 import errors
 
 from airbyte_pg import sql
@@ -36,8 +36,7 @@ class PositionLost(ConfigError):
         self.is_other_history = is_other_history
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A replication slot as pg_replication_slots shows it."""
 
     name: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import psycopg2
 from psycopg2 import errors
 from psycopg2.sql import SQL, Composable
@@ -29,8 +29,7 @@ TakeChunk = Callable[[bytes], None]
 TakeLines = Callable[[bytes, int], None]
 
 
-@dataclass(frozen=True)
-class Pages:
+class Pages(msgspec.Struct, frozen=True):
     """A range of a heap's pages: from ``first`` on, before ``end`` (None: to the table's end, wherever that is)."""
 
     first: int = 0
@@ -40,8 +39,7 @@ class Pages:
 WHOLE = Pages()
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """What one COPY reads, and how its lines are rendered: all that a session behind the snapshot must know.
 
     ``has_functions``: it may run functions that are found by the user's own search_path.
@@ -55,8 +53,7 @@ class Part:
     has_functions: bool = False
 
 
-@dataclass(frozen=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """Where a table's rows are: its file (None: it has none), the file's size in pages, and whether it is a heap."""
 
     file: int | None

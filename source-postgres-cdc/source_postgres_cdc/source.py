@@ -1,4 +1,5 @@
-"""source-postgres-cdc: the four commands, joined from their parts."""
+"""source-postgres-cdc: the commands, joined from their parts. What only one of them needs is imported there: a process
+that says hello and good-bye should not load what reads changes."""
 
 from __future__ import annotations
 
@@ -9,19 +10,18 @@ from airbyte_pg.catalog import load_catalog
 from airbyte_pg.cli import Call
 from airbyte_pg.errors import ConfigError, StreamName
 from airbyte_pg.settings import load_settings
-from source_postgres_cdc import check as prerequisites
 from source_postgres_cdc import discover as discovery
-from source_postgres_cdc import publication, server, standby, state, streams, tables
-from source_postgres_cdc.emitter import Emitter
-from source_postgres_cdc.findings import Subject
+from source_postgres_cdc import publication, server, tables
 from source_postgres_cdc.selection import Selection
 from source_postgres_cdc.settings import SourceSettings
-from source_postgres_cdc.sync import Sync
 from source_postgres_cdc.tables import Membership, Table
 
 
 def check(call: Call) -> None:
     """Say whether a sync can run: every problem at once, each with its remedy."""
+    from source_postgres_cdc import check as prerequisites
+    from source_postgres_cdc.findings import Subject
+
     settings = _settings(call)
     with closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
@@ -53,6 +53,10 @@ def discover(call: Call) -> None:
 
 def read(call: Call) -> None:
     """Read the catalog's streams: a snapshot of what is new, then the changes, up to the present."""
+    from source_postgres_cdc import standby, state, streams
+    from source_postgres_cdc.emitter import Emitter
+    from source_postgres_cdc.sync import Sync
+
     settings = _settings(call)
     configured = load_catalog(call.catalog)
     if not configured:

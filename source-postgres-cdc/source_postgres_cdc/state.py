@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from airbyte_pg.errors import ConfigError, StreamName
@@ -22,8 +22,7 @@ from source_postgres_cdc.foreign_state import Foreign
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class StreamIdentity:
+class StreamIdentity(msgspec.Struct, frozen=True):
     """What must not change behind a followed stream: its table's OID, that of its membership in the publication, and
     the columns as last sent (name to type OID).
     """
@@ -33,8 +32,7 @@ class StreamIdentity:
     columns: dict[str, int]
 
 
-@dataclass
-class StreamProgress:
+class StreamProgress(msgspec.Struct):
     """A followed stream. ``is_complete``: all its rows have been read in a snapshot.
 
     ``snapshot`` is the one in which its first row was read; until the position has passed ``snapshot_until``, the
@@ -69,8 +67,7 @@ class StreamProgress:
         return max(self.snapshot_until, self.position)
 
 
-@dataclass
-class State:
+class State(msgspec.Struct):
     """The position of a slot (``lsn``: every transaction that committed before it is done with) and its streams.
 
     A decoding session ends at each of ``cuts`` (barrier.py says why), which a stream that is refreshed does not forget.
@@ -83,9 +80,9 @@ class State:
     timeline: int | None
     database: str
     lsn: int
-    streams: dict[StreamName, StreamProgress] = field(default_factory=dict)
+    streams: dict[StreamName, StreamProgress] = msgspec.field(default_factory=dict)
     confirmable: int = 0
-    cuts: set[int] = field(default_factory=set)
+    cuts: set[int] = msgspec.field(default_factory=set)
 
     @property
     def furthest(self) -> int:
@@ -102,7 +99,7 @@ class State:
         if self.lsn >= confirmed or self.lsn not in own.values() or not current:
             return self
         streams = {name: progress for name, progress in self.streams.items() if name in current or name not in own}
-        return replace(self, lsn=min(current.values()), streams=streams)
+        return msgspec.structs.replace(self, lsn=min(current.values()), streams=streams)
 
     def render(self, record_count: int) -> dict[str, Any]:
         """The AirbyteStateMessage; ``record_count`` is the number of records since the previous one."""
@@ -145,7 +142,7 @@ class State:
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
         own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete}
         if progress.identity is not None:
-            own |= asdict(progress.identity)
+            own |= msgspec.structs.asdict(progress.identity)
         if not progress.is_complete and progress.file is not None:
             own |= {"page": progress.page, "pages": progress.pages, "file": progress.file}
         if progress.snapshot_until > max(self.lsn, progress.position):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
@@ -16,8 +17,7 @@ from source_postgres_cdc.tables import Column, Membership, Table
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True):
     """A stream to be read. ``columns`` are those that its records hold, in the table's order.
 
     ``is_truncating``: this sync's rows replace those at the destination. ``is_deduplicated``: it keeps one row per key.
@@ -112,7 +112,8 @@ def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership
                 remedy="Add them to the publication's column list, or refresh the catalog and the stream.",
                 stream=stream.id,
             )
-        narrowed.append(replace(stream, columns=columns, row_filter=member.row_filter, member_oid=member.oid))
+        sent = {"columns": columns, "row_filter": member.row_filter, "member_oid": member.oid}
+        narrowed.append(msgspec.structs.replace(stream, **sent))
     return narrowed
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from airbyte_pg.connect import Connection
 from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, server, tables
@@ -19,8 +20,7 @@ from source_postgres_cdc.streams import Stream, expect_same, published
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Sync:
+class Sync(msgspec.Struct):
     """One run of ``read``: its sessions, settings and output.
 
     ``session`` is an ordinary session: it holds the lock on the anchor, the snapshot, and the catalogue.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import StreamName
@@ -13,8 +14,7 @@ from source_postgres_cdc.pgtypes import PgType, Rendering, Types
 from source_postgres_cdc.selection import Selection
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A column with its type as the catalogue names it, and whether the user may read it."""
 
     name: str
@@ -24,8 +24,7 @@ class Column:
     is_readable: bool = True
 
 
-@dataclass(frozen=True)
-class Membership:
+class Membership(msgspec.Struct, frozen=True):
     """A table in the publication: the columns that it sends (None: all) and its row filter as SQL (None: none).
 
     ``oid`` tells one membership from another: a table that left the publication and came back has a new one.
@@ -44,8 +43,7 @@ class Membership:
         return self.columns is None or self.columns.issuperset(table.key)
 
 
-@dataclass(frozen=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True):
     """How a key column is compared with a literal: by the operator of its index, as values of the base type of its
     domain, if it is of one. ``type`` and ``operator`` are SQL."""
 
@@ -55,8 +53,7 @@ class Lookup:
     operator: str
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident.
 
     ``columns`` are those that the user may read, ``unreadable`` the names of the others. ``has_key``: there is a

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import psycopg2
 from psycopg2 import errors
 from psycopg2.sql import SQL, Composable
@@ -33,8 +33,7 @@ _FIRST_ROWS = 1
 _MOST_ROWS = 1000
 
 
-@dataclass
-class Incomplete:
+class Incomplete(msgspec.Struct):
     """A row that waits for values, of the transaction ``xid``."""
 
     target: Target

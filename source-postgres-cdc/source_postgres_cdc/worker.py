@@ -12,9 +12,9 @@ import signal
 import struct
 import sys
 from contextlib import closing
-from dataclasses import dataclass
 from typing import BinaryIO
 
+import msgspec
 from psycopg2 import errors
 from psycopg2.sql import SQL
 
@@ -35,8 +35,7 @@ _PR_SET_PDEATHSIG = 1
 _FRAME_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """How to reach the server, and the snapshot to read under."""
 
     settings: SourceSettings

@@ -7,8 +7,9 @@ end; the only exception is ProtocolError, and it never holds a value.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 BEGIN: Final = 0x42
 COMMIT: Final = 0x43
@@ -51,8 +52,7 @@ UNCHANGED: Final = Unchanged()
 RawValue = str | None | Unchanged
 
 
-@dataclass(frozen=True)
-class Begin:
+class Begin(msgspec.Struct, frozen=True):
     """BEGIN: the LSN of the transaction's commit record, its time (microseconds since 2000-01-01), its xid."""
 
     commit_lsn: int
@@ -60,8 +60,7 @@ class Begin:
     xid: int
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """COMMIT: the LSN of the commit record and of its end, and its time."""
 
     commit_lsn: int
@@ -69,8 +68,7 @@ class Commit:
     commit_us: int
 
 
-@dataclass(frozen=True)
-class RelationColumn:
+class RelationColumn(msgspec.Struct, frozen=True):
     """A column of a RELATION message."""
 
     name: str
@@ -79,8 +77,7 @@ class RelationColumn:
     in_identity: bool
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(msgspec.Struct, frozen=True):
     """RELATION: the table of the rows that follow; identity is pg_class.relreplident (d, n, f, i)."""
 
     oid: int
@@ -90,8 +87,7 @@ class Relation:
     columns: tuple[RelationColumn, ...]
 
 
-@dataclass(frozen=True)
-class Truncate:
+class Truncate(msgspec.Struct, frozen=True):
     """TRUNCATE: the tables that it emptied."""
 
     relation_oids: tuple[int, ...]

@@ -11,10 +11,10 @@ with a leading comma. Both are made by the caller, once per snapshot chunk or ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
 
 from airbyte_pg.errors import ConfigError
@@ -32,8 +32,7 @@ _HUGE_CHUNK = 1 << 23
 CopyFunction = Callable[[list[str], str, str], list[str]]  # values of all rows, head, tail
 
 
-@dataclass(frozen=True)
-class PlanColumn:
+class PlanColumn(msgspec.Struct, frozen=True):
     """A column as it is sent: ``field`` is its name in the record, None for one that is read but not sent.
 
     A key must be sent whole: rows whose key cannot be held would be taken for one another. ``is_raw``: the bytes of its
