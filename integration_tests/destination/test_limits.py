@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import string
@@ -295,9 +296,9 @@ def test_a_string_that_jsonb_cannot_hold(destination_db):
     ]
 
 
-def test_200_000_records_with_one_bad_value_each(destination_db):
-    """Of three kinds: the client refuses one, the server two, of which it is asked about few."""
-    count = 200_001
+def test_many_records_with_one_bad_value_each(destination_db):
+    """Of three kinds: the client refuses one, the server two, of which it is asked about few. Nightly 200,001."""
+    count = 200_001 if "WORKLOAD_SEEDS" in os.environ else 60_000
     rows = ('{"id":%d,"i":"bar","s":"a"}', '{"id":%d,"o":{"a":[1e999999]},"s":"b"}', '{"id":%d,"z":1e999999,"s":"c"}')
     lines = b"".join(record(rows[number % 3] % number, "t") for number in range(count))
     sync(destination_db, table(COLUMNS), lines)

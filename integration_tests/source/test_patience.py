@@ -14,7 +14,7 @@ from integration_tests.support.connector import SOURCE
 from integration_tests.support.pgserver import wait_until
 
 # Several times the server's patience; the time itself is what is tested. More of it in long runs: make nightly.
-PATIENCE_S = float(os.environ.get("PATIENCE_S", "15"))
+PATIENCE_S = float(os.environ.get("PATIENCE_S", "8"))
 SERVER_PATIENCE = "5s"
 ROWS = 60_000
 
