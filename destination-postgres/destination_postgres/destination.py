@@ -17,7 +17,6 @@ from airbyte_pg.cli import Call
 from airbyte_pg.connect import connect
 from airbyte_pg.errors import Stopped, StreamName
 from airbyte_pg.settings import load_settings
-from destination_postgres.buffers import Limits
 from destination_postgres.check import check_rights
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox
@@ -51,17 +50,28 @@ def write(call: Call) -> None:
         streams = loader.open(configured)
         # What lives now lives to the end: spare the collector from walking through it again and again.
         gc.freeze()
-        _write(call, connection, loader, streams, settings.limits)
+        _write(call, connection, loader, streams, settings)
 
 
-def _write(call: Call, connection: Connection, loader: Loader, streams: list[OpenStream], limits: Limits) -> None:
+def _write(
+    call: Call, connection: Connection, loader: Loader, streams: list[OpenStream], settings: DestinationSettings
+) -> None:
     waiting_fd, waking_fd = os.pipe()
     flusher = Flusher(loader.write, call.lines.emit, lambda: _wake(waking_fd))
     encoders = _encoders(streams, numeric_infinity=connection.server_version >= _NUMERIC_INFINITY_VERSION)
     inbox = Inbox(sys.stdin.fileno(), waiting_fd)
     try:
         untold = [stream.plan.id for stream in streams if stream.is_untold]
-        Writer(inbox, encoders, flusher, loader.complete, limits, untold).run()
+        writer = Writer(
+            inbox,
+            encoders,
+            flusher,
+            loader.complete,
+            settings.limits,
+            untold,
+            end_completes=not settings.require_stream_status,
+        )
+        writer.run()
     except Stopped:
         with contextlib.suppress(psycopg2.Error):
             connection.cancel()

@@ -10,7 +10,7 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
-from destination_postgres import keyindex, mergesql, sqlgen
+from destination_postgres import keyindex, mergesql, sqlgen, swap
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.finalparts import FinalRows
@@ -18,7 +18,7 @@ from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID
 from destination_postgres.refusals import broken_rule
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
-from destination_postgres.tables import columns_of, deleting, ensure_table, is_filled
+from destination_postgres.tables import adaptation, columns_of, deleting, ensure_table, is_filled
 
 # One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
 _MERGE_SETTINGS = """\
@@ -95,16 +95,48 @@ def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> No
     keyindex.with_wide_keys(cursor, _keyed(target), dedup, plan.id, work)
 
 
-def replace(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
-    """Put the rows of ``origin`` in the place of those of ``target``.
+def expect_room(cursor: Cursor, plan: StreamPlan) -> None:
+    """Raise ConfigError if the visible table cannot take the rows of a generation that is built aside."""
+    _adaptation(cursor, plan)
 
-    The table stays, and with it views, grants and publications; readers see the old rows until the commit.
+
+def make_room(cursor: Cursor, plan: StreamPlan, before: Dedup | None) -> None:
+    """Give the visible table, whose rows are gone or to go, the stream's columns.
+
+    ``before``: by which rule those rows were deduplicated.
     """
-    work = partial(_replace_once, cursor, plan, origin, target)
-    if plan.dedup is None:
-        work()
+    for statement in _adaptation(cursor, plan):
+        _log.info("the final table gets the stream's columns: stream=%s", plan.label)
+        cursor.execute(statement)
+    if before is not None and plan.dedup is not None and plan.dedup.key != before.key:
+        keyindex.drop(cursor, plan.visible.final, before)
+
+
+def is_plain(cursor: Cursor, plan: StreamPlan) -> bool:
+    """Whether nothing but a reader can keep ``replace`` from taking the table that was built aside as it is."""
+    return swap.is_plain(cursor, plan.aside.final, plan.visible.final)
+
+
+def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, *, horizon: str) -> None:
+    """Put what was built aside in the place of the visible rows. Readers see the old ones until the commit.
+
+    The table stays, and with it views, grants and publications, unless there is nothing of the kind; see swap.py, also
+    for ``horizon``. ``before``: by which rule the visible rows were deduplicated.
+    """
+    origin, target = plan.aside, plan.visible
+    if swap.begin_rename(cursor, origin.final, target.final, horizon=horizon):
+        swap.rename(cursor, origin.final, target.final)
+        cursor.execute(sqlgen.identify_by_default(target.final))
+        if plan.dedup is not None:
+            keyindex.rename(cursor, origin.final, target.final, plan.dedup)
+    elif plan.dedup is None:
+        _exchange_once(cursor, plan, before)
     else:
-        keyindex.with_wide_keys(cursor, _keyed(target), plan.dedup, plan.id, work)
+        work = partial(_exchange_once, cursor, plan, before)
+        keyindex.with_wide_keys(cursor, (target.final,), plan.dedup, plan.id, work)
+    if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
+        swap.rename(cursor, origin.tombstones, target.tombstones)
+        keyindex.rename(cursor, origin.tombstones, target.tombstones, plan.dedup)
 
 
 def _move_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, origin: Target, target: Target) -> None:
@@ -124,13 +156,24 @@ def _move_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, origin: Target, t
         _change(cursor, plan, target.final, added)
 
 
-def _replace_once(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
-    _change(cursor, plan, target.final, sqlgen.delete_all(target.final))
-    _change(cursor, plan, target.final, sqlgen.append(target.final, origin.final, plan.final_columns))
-    if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
-        columns = mergesql.tombstone_columns(plan.dedup)
-        cursor.execute(sqlgen.delete_all(target.tombstones))
-        cursor.execute(sqlgen.append(target.tombstones, origin.tombstones, columns))
+def _exchange_once(cursor: Cursor, plan: StreamPlan, before: Dedup | None) -> None:
+    target = plan.visible.final
+    _change(cursor, plan, target, sqlgen.delete_all(target))
+    make_room(cursor, plan, before)
+    if plan.dedup is not None:
+        keyindex.ensure(cursor, target, plan.dedup)
+    _change(cursor, plan, target, sqlgen.append(target, plan.aside.final, plan.final_columns))
+
+
+def _adaptation(cursor: Cursor, plan: StreamPlan) -> list[sql.Composed]:
+    return adaptation(
+        cursor,
+        plan.visible.final,
+        _types(plan),
+        required=_REQUIRED,
+        stream=plan.id,
+        cascade=plan.layout.drop_cascade,
+    )
 
 
 def _settle(cursor: Cursor, plan: StreamPlan, dedup: Dedup, target: Target, *, is_ranked: bool) -> None:

@@ -68,6 +68,12 @@ def drop(cursor: Cursor, table: Table, dedup: Dedup) -> None:
         cursor.execute(sqlgen.drop_index(table, index))
 
 
+def rename(cursor: Cursor, former: Table, table: Table, dedup: Dedup) -> None:
+    """Give the indexes of ``table``, which was called ``former``, the names that they have by its present one."""
+    for name in (_plain_name, _hashed_name):
+        cursor.execute(sqlgen.rename_index(table.schema, name(former, dedup), name(table, dedup)))
+
+
 def with_wide_keys(
     cursor: Cursor, tables: tuple[Table, ...], dedup: Dedup, stream: StreamName, work: Callable[[], None]
 ) -> None:

@@ -40,8 +40,9 @@ _TYPES = {
     # What the raw table holds of the visible rows, and the one that is built aside of those beside it.
     "raw_history": "character varying",
     "building_history": "character varying",
-    # By which rule the rows in the final table are deduplicated, as JSON; NULL for none.
+    # By which rule the rows in the final table are deduplicated, and those built aside, as JSON; NULL for none.
     "dedup_rule": "character varying",
+    "building_rule": "character varying",
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
@@ -53,6 +54,7 @@ _ENTRY = (
     "building_history",
     "dedup_rule",
     "building_told",
+    "building_rule",
 )
 
 
@@ -66,8 +68,8 @@ class Entry:
     """What the ledger says of a stream; the default is one that it does not know.
 
     ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded); ``history``: what the raw
-    table holds of them, ``building_history``: what the one of a generation that is built aside does. ``told``: a STATE
-    has gone back that says how far the one that is being built is.
+    table holds of them; ``building_dedup`` and ``building_history``: the same of a generation that is built aside.
+    ``told``: a STATE has gone back that says how far the one that is being built is.
     """
 
     complete: int | None = None
@@ -77,6 +79,7 @@ class Entry:
     building_history: History | None = None
     dedup: Dedup | None = None
     told: bool = False
+    building_dedup: Dedup | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,12 @@ class Ledger:
             (plan.namespace, plan.id.name),
         )
         row = cursor.fetchone()
-        return Entry(row[0], row[1], bool(row[2]), row[3], row[4], _rule(row[5]), bool(row[6])) if row else Entry()
+        if row is None:
+            return Entry()
+        complete, building, aside, history, building_history, rule, told, building_rule = row
+        return Entry(
+            complete, building, bool(aside), history, building_history, _rule(rule), bool(told), _rule(building_rule)
+        )
 
     def tell(self, cursor: Cursor, plan: StreamPlan) -> None:
         """Remember that a STATE told how far the generation is that is being built."""
@@ -213,6 +221,7 @@ class Ledger:
             "raw_history": entry.history,
             "building_history": entry.building_history,
             "dedup_rule": _rule_text(entry.dedup),
+            "building_rule": _rule_text(entry.building_dedup),
         }
         changed = sql.SQL(", ").join(
             sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))

@@ -13,13 +13,13 @@ from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import StreamName
-from destination_postgres import final, raw, sqlgen
+from destination_postgres import final, raw, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
 from destination_postgres.naming import raw_schema_name
 from destination_postgres.refusals import broken_rule
 from destination_postgres.settings import DestinationSettings
-from destination_postgres.sqlgen import Table
+from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target, plan_streams
 from destination_postgres.tables import ensure_schema, is_filled
 from destination_postgres.transactions import retried, transaction
@@ -92,8 +92,11 @@ class Loader:
     def complete(self, stream: StreamName) -> None:
         """All rows of ``stream`` have been written: a generation that was built takes the place of the old one."""
         opened = self._streams[stream]
-        if opened.opening.building:
-            self._change(lambda: self._complete_once(opened))
+        if not opened.opening.building:
+            return
+        if opened.opening.aside and opened.plan.has_final:
+            retried(partial(self._analyze, opened.plan))
+        self._change(lambda: self._complete_once(opened))
 
     def _change(self, work: Callable[[], None]) -> None:
         """Do ``work()``, one whole transaction. Raises ConfigError for a rule that is checked at its end only."""
@@ -118,34 +121,51 @@ class Loader:
         with transaction(self._connection) as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
-            self._ensure(cursor, plan, plan.visible, entry)
-            if entry.history is None and plan.has_raw and raw.has_untyped(cursor, plan.visible.raw):
-                # 2.x types what it has acknowledged at the end of a sync only.
-                entry = replace(entry, history="untyped")
+            if plan.has_raw:
+                raw.ensure(cursor, plan.visible.raw, plan.id)
+                if entry.history is None and raw.has_untyped(cursor, plan.visible.raw):
+                    # 2.x types what it has acknowledged at the end of a sync only.
+                    entry = replace(entry, history="untyped")
             opening = open_generation(plan, entry, filled=_is_filled(cursor, plan))
             kept = histories(plan, entry, opening)
-            if opening.adopt:
-                self._ensure(cursor, plan, plan.aside, entry)
-                if plan.has_raw:
-                    raw.move(cursor, plan.aside.raw, plan.visible.raw)
-                if plan.has_final:
-                    final.move(cursor, plan, plan.aside, plan.visible)
-            if opening.adopt or opening.discard:
-                cursor.execute(sqlgen.drop_tables(plan.aside.tables))
-            if opening.discard and not opening.aside and plan.forgotten:
-                cursor.execute(sqlgen.drop_tables(plan.forgotten))
-            if opening.aside:
-                self._ensure(cursor, plan, plan.aside, entry)
+            self._make_ready(cursor, plan, entry, opening)
             building = opening.generation if opening.building else None
             told = opening.building and not opening.discard and entry.told
-            self._ledger.record(cursor, plan, Entry(entry.complete, building, opening.aside, *kept, plan.dedup, told))
+            # Visible rows that are to be replaced are left as they are.
+            rules = (entry.dedup, plan.dedup) if opening.aside else (plan.dedup, None)
+            self._ledger.record(
+                cursor, plan, Entry(entry.complete, building, opening.aside, *kept, rules[0], told, rules[1])
+            )
         return replace(opening, told=told)
 
-    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target, entry: Entry) -> None:
+    def _make_ready(self, cursor: Cursor, plan: StreamPlan, entry: Entry, opening: Opening) -> None:
+        """Make the tables that the sync begins with."""
+        if opening.discard:
+            cursor.execute(sqlgen.drop_tables(plan.aside.tables))
+        if opening.aside:
+            if plan.has_final:
+                final.expect_room(cursor, plan)
+            self._ensure(cursor, plan, plan.aside, None if opening.discard else entry.building_dedup)
+            return
+        if opening.discard:
+            if plan.forgotten:
+                cursor.execute(sqlgen.drop_tables(plan.forgotten))
+            if plan.has_final:
+                final.make_room(cursor, plan, entry.dedup)
+        self._ensure(cursor, plan, plan.visible, entry.dedup)
+        if opening.adopt:
+            self._ensure(cursor, plan, plan.aside, entry.building_dedup)
+            if plan.has_raw:
+                raw.move(cursor, plan.aside.raw, plan.visible.raw)
+            if plan.has_final:
+                final.move(cursor, plan, plan.aside, plan.visible)
+            cursor.execute(sqlgen.drop_tables(plan.aside.tables))
+
+    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | None) -> None:
         if plan.has_raw:
             raw.ensure(cursor, target.raw, plan.id)
         if plan.has_final:
-            final.ensure(cursor, plan, target, entry.dedup)
+            final.ensure(cursor, plan, target, settled)
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]], told: Iterable[StreamName]) -> None:
         with transaction(self._connection) as cursor:
@@ -160,16 +180,23 @@ class Loader:
                 if any(raw_rows):
                     raw.load(cursor, opened.target.raw, raw_rows, stream)
 
+    def _analyze(self, plan: StreamPlan) -> None:
+        """Have the server know the table that is to be taken as it is: it would have to learn that from the readers."""
+        with transaction(self._connection) as cursor:
+            if final.is_plain(cursor, plan):
+                cursor.execute(sqlgen.analyze(plan.aside.final))
+
     def _complete_once(self, opened: OpenStream) -> None:
         plan = opened.plan
         with transaction(self._connection) as cursor:
-            if opened.opening.aside:
-                if plan.has_raw:
-                    raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id)
-                if plan.has_final:
-                    final.replace(cursor, plan, plan.aside, plan.visible)
-                cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
             entry = self._ledger.entry(cursor, plan)
+            if opened.opening.aside:
+                horizon = swap.horizon(cursor)
+                if plan.has_final:
+                    final.replace(cursor, plan, entry.dedup, horizon=horizon)
+                if plan.has_raw:
+                    raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id, horizon=horizon)
+                cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
             history = entry.building_history if opened.opening.aside else entry.history
             self._ledger.record(cursor, plan, Entry(opened.opening.generation, history=history, dedup=plan.dedup))
 

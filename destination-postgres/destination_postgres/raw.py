@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import StreamName
-from destination_postgres import sqlgen
+from destination_postgres import sqlgen, swap
 from destination_postgres.columns import RAW_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.rawparts import RawRows
@@ -33,8 +33,11 @@ def load(cursor: Cursor, table: Table, chunks: Sequence[bytes], stream: StreamNa
     copy_in(cursor, table, RawRows(), chunks, stream)
 
 
-def replace(cursor: Cursor, origin: Table, target: Table, stream: StreamName) -> None:
-    """Put the rows of ``origin`` in the place of those of ``target``."""
+def replace(cursor: Cursor, origin: Table, target: Table, stream: StreamName, *, horizon: str) -> None:
+    """Put the rows of ``origin`` in the place of those of ``target``; ``horizon``: see swap.py."""
+    if swap.begin_rename(cursor, origin, target, horizon=horizon):
+        swap.rename(cursor, origin, target)
+        return
     with deleting(cursor, target, stream):
         cursor.execute(sqlgen.delete_all(target))
     move(cursor, origin, target)

@@ -21,10 +21,15 @@ _log = logging.getLogger(__name__)
 
 
 class Relay:
-    """Keeps the terminal status of each of ``streams`` and the first error that the source reported."""
+    """Keeps the terminal status of each of ``streams`` and the first error that the source reported.
 
-    def __init__(self, streams: Collection[StreamName]) -> None:
+    ``end_completes``: for runners that send no statuses, see ``end``.
+    """
+
+    def __init__(self, streams: Collection[StreamName], *, end_completes: bool = False) -> None:
         self._streams = streams
+        self._end_completes = end_completes
+        self._has_statuses = False
         self._statuses: dict[StreamName, str] = {}
         self._source_error: str | None = None
         self._unknown_types: set[str] = set()
@@ -42,6 +47,14 @@ class Relay:
         elif message.type not in _IGNORED and message.type not in self._unknown_types:
             self._unknown_types.add(message.type)
             _log.info("ignored messages of an unknown type: type=%s", message.type[:40])
+
+    def end(self) -> None:
+        """The input has ended behind a whole line: the end of every stream, if that is to be so.
+
+        Not of a source that sends statuses, so would have said COMPLETE, or that has reported an error.
+        """
+        if self._end_completes and not self._has_statuses and self._source_error is None:
+            self._statuses = dict.fromkeys(self._streams, "COMPLETE")
 
     def is_complete(self, stream: StreamName) -> bool:
         """Whether the source said that it sent all of ``stream``."""
@@ -78,6 +91,7 @@ class Relay:
             self._source_error = text
 
     def _take_status(self, status: dict[str, Any]) -> None:
+        self._has_statuses = True
         if status.get("status") not in _TERMINAL:
             return
         descriptor = _nested(status, "stream_descriptor")

@@ -50,7 +50,10 @@ class DestinationSettings(ConnectionSettings):
     drop_cascade: bool = Field(
         default=False,
         title="Drop tables with CASCADE",
-        description="Allow dropping what depends on a table that must be made anew. This version never drops one.",
+        description=(
+            "Allow dropping views and whatever else depends on a column that a replaced table no longer has, or has "
+            "with another type. Otherwise such a stream is refused, and what depends on it is named."
+        ),
     )
     unconstrained_number: bool = Field(
         default=True,
@@ -66,6 +69,15 @@ class DestinationSettings(ConnectionSettings):
         description=(
             "Which rows the raw tables keep: all of them, those with a value that its column could not take, or none "
             "(then there are no raw tables, and what needs a stream's history reads it from the source again)."
+        ),
+    )
+
+    require_stream_status: bool = Field(
+        default=True,
+        title="Require stream statuses",
+        description=(
+            "Whether a stream is complete only when the source says so. Switched off, for runners that send no "
+            "statuses, the end of an input without any status and error completes every stream."
         ),
     )
 
@@ -102,7 +114,13 @@ class DestinationSettings(ConnectionSettings):
     def layout(self) -> Layout:
         """Which tables streams have."""
         number = Kind.NUMBER if self.unconstrained_number else Kind.DECIMAL
-        return Layout(self.raw_retention, self.disable_type_dedupe, number, self.cdc_deletion_mode == "Soft delete")
+        return Layout(
+            retention=self.raw_retention,
+            raw_only=self.disable_type_dedupe,
+            number=number,
+            soft_deletes=self.cdc_deletion_mode == "Soft delete",
+            drop_cascade=self.drop_cascade,
+        )
 
     @property
     def limits(self) -> Limits:

@@ -54,9 +54,48 @@ def create_table(
     )
 
 
-def add_column(table: Table, column: str, sql_type: str) -> sql.Composed:
-    """ALTER TABLE ADD COLUMN; ``sql_type`` is trusted SQL."""
-    return sql.SQL("alter table {} add column {} {}").format(table.sql, name(column), sql.SQL(sql_type))
+def add_column(table: Table, column: str, sql_type: str, *, required: bool = False) -> sql.Composed:
+    """ALTER TABLE ADD COLUMN; ``sql_type`` is trusted SQL, ``required`` makes it NOT NULL."""
+    return sql.SQL("alter table {} add column {} {}{}").format(
+        table.sql, name(column), sql.SQL(sql_type), sql.SQL(" not null" if required else "")
+    )
+
+
+def drop_column(table: Table, column: str, *, cascade: bool) -> sql.Composed:
+    """ALTER TABLE DROP COLUMN."""
+    return sql.SQL("alter table {} drop column {}{}").format(
+        table.sql, name(column), sql.SQL(" cascade" if cascade else "")
+    )
+
+
+def change_schema(table: Table, schema: str) -> sql.Composed:
+    """ALTER TABLE SET SCHEMA; indexes go with it."""
+    return sql.SQL("alter table {} set schema {}").format(table.sql, name(schema))
+
+
+def rename_table(table: Table, to: str) -> sql.Composed:
+    """ALTER TABLE RENAME TO, in its schema."""
+    return sql.SQL("alter table {} rename to {}").format(table.sql, name(to))
+
+
+def rename_index(schema: str, index: str, to: str) -> sql.Composed:
+    """ALTER INDEX IF EXISTS RENAME TO."""
+    return sql.SQL("alter index if exists {} rename to {}").format(sql.Identifier(schema, index), name(to))
+
+
+def lock_alone(table: Table) -> sql.Composed:
+    """LOCK TABLE against everybody else, or fail at once."""
+    return sql.SQL("lock table only {} in access exclusive mode nowait").format(table.sql)
+
+
+def analyze(table: Table) -> sql.Composed:
+    """ANALYZE."""
+    return sql.SQL("analyze {}").format(table.sql)
+
+
+def identify_by_default(table: Table) -> sql.Composed:
+    """ALTER TABLE … REPLICA IDENTITY DEFAULT."""
+    return sql.SQL("alter table {} replica identity default").format(table.sql)
 
 
 def identify_by_all(table: Table) -> sql.Composed:

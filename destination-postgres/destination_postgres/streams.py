@@ -23,12 +23,13 @@ _HASHES = {"character varying": "hashtext", "numeric": "hash_numeric", "jsonb": 
 @dataclass(frozen=True)
 class Layout:
     """How the streams of a sync are kept: what raw tables keep of their rows, whether there are only those; what column
-    a number gets; whether a deleted row stays, marked."""
+    a number gets; whether a deleted row stays, marked; whether what depends on a column goes when it must."""
 
     retention: Retention = "keep"
     raw_only: bool = False
     number: Kind = Kind.NUMBER
     soft_deletes: bool = False
+    drop_cascade: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from psycopg2 import errors
+from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.errors import ConfigError, StreamName
@@ -25,6 +25,25 @@ where n.nspname = %s and c.relname = %s"""
 _COLUMNS = """\
 select attname, format_type(atttypid, null), format_type(atttypid, atttypmod)
 from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order by attnum"""
+
+# A rule of a view is the view.
+_DEPENDENTS = """\
+select distinct
+  case d.classid when 'pg_rewrite'::regclass
+    then (select r.ev_class::regclass::text from pg_rewrite r where r.oid = d.objid)
+    else pg_describe_object(d.classid, d.objid, d.objsubid) end,
+  a.attname::text
+from pg_depend d join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+where d.refclassid = 'pg_class'::regclass and d.refobjid = %s and a.attname::text = any(%s) and d.deptype = 'n'
+order by 1, 2"""
+
+# attidentity is of 10.
+_OWN_VALUES = """\
+select attname::text from pg_attribute a
+where attrelid = %s and attnum > 0 and not attisdropped
+  and (atthasdef or coalesce(to_jsonb(a) ->> 'attidentity', '') <> '')"""
+
+_UNLIMITED = (Kind.NUMBER.sql_type, Kind.NUMBER.sql_type)
 
 # Rows are found by their place in one table (mergesql.py), so a partitioned one would not do; a view even less.
 _ORDINARY_TABLE = "r"
@@ -61,22 +80,62 @@ def ensure_table(
         else:
             cursor.execute(sqlgen.create_table(table, types, required=required))
         return
-    cursor.execute(_COLUMNS, (oid,))
-    found = {column: (base, exact) for column, base, exact in cursor.fetchall()}
-    found |= _widened(cursor, table, found, types, stream)
-    if not any(column in found for column in META_COLUMNS) and any(column in types for column in META_COLUMNS):
-        raise ConfigError(
-            f"The table {table} was not made by this connector: it has no _airbyte columns.",
-            remedy="Rename it, or write to another schema.",
-            stream=stream,
-        )
-    problems = _differences(found, types)
+    found = _found(cursor, oid, table, types, stream)
+    limited = _limited(found, types)
+    if limited:
+        _widen(cursor, oid, table, limited, stream)
+    problems = _differences(found | dict.fromkeys(limited, _UNLIMITED), types)
     if problems:
         raise ConfigError(
             f"The table {table} does not have the stream's columns: {'; '.join(problems)}.",
             remedy="Changed schemas are not supported yet: rename or drop the table and refresh the stream.",
             stream=stream,
         )
+
+
+def adaptation(
+    cursor: Cursor,
+    table: Table,
+    types: Mapping[str, str],
+    *,
+    required: Iterable[str],
+    stream: StreamName,
+    cascade: bool,
+) -> list[sql.Composed]:
+    """The statements that give ``table`` these columns when its rows are gone; none if it has them, or is missing.
+
+    None of them writes the table anew, so old snapshots still see the old rows. Columns with a default, or whose
+    values are generated, are the user's and stay.
+
+    Raises ConfigError, naming them, for objects that depend on a column that must go, unless they may go, too
+    (``cascade``).
+    """
+    oid = _table_oid(cursor, table, stream)
+    if oid is None:
+        return []
+    found = _found(cursor, oid, table, types, stream)
+    limited = _limited(found, types)
+    cursor.execute(_OWN_VALUES, (oid,))
+    kept = {column for (column,) in cursor.fetchall()} - types.keys()
+    unlike = [column for column in types if column in found and not _serves(column, found[column], types[column])]
+    surplus = [column for column in found if column not in types and column not in kept]
+    dependents = _dependents(cursor, oid, [*unlike, *surplus])
+    if dependents and not cascade:
+        raise ConfigError(
+            f"Columns of {table} must be made anew or removed, and other objects depend on them: {_shown(dependents)}.",
+            remedy="Drop those objects, or let the connector do so (drop_cascade).",
+            stream=stream,
+        )
+    widened = [column for column in limited if column not in {of for _, of in dependents}]
+    made_anew = [column for column in unlike if column not in widened]
+    not_null = set(required)
+    statements = [sqlgen.drop_column(table, column, cascade=cascade) for column in (*made_anew, *surplus)]
+    if widened:
+        statements.append(sqlgen.change_types(table, dict.fromkeys(widened, Kind.NUMBER.sql_type)))
+    for column, sql_type in types.items():
+        if column not in found or column in made_anew:
+            statements.append(sqlgen.add_column(table, column, sql_type, required=column in not_null))
+    return statements
 
 
 def create_inner(cursor: Cursor, table: Table, types: Mapping[str, str], *, required: Iterable[str]) -> None:
@@ -110,7 +169,10 @@ def columns_of(cursor: Cursor, table: Table) -> set[str]:
 
 
 def is_filled(cursor: Cursor, table: Table) -> bool:
-    """Whether ``table`` has a row."""
+    """Whether there is a ``table`` and it has a row."""
+    cursor.execute(_RELATION, (table.schema, table.name))
+    if cursor.fetchone() is None:
+        return False
     cursor.execute(sqlgen.is_filled(table))
     return bool(_fetched(cursor)[0])
 
@@ -140,30 +202,52 @@ def _differences(found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str]
     return [f"{what}: {', '.join(columns)}" for what, columns in shown if columns]
 
 
-def _widened(
-    cursor: Cursor,
-    table: Table,
-    found: Mapping[str, tuple[str, str]],
-    wanted: Mapping[str, str],
-    stream: StreamName,
+def _found(
+    cursor: Cursor, oid: int, table: Table, types: Mapping[str, str], stream: StreamName
 ) -> dict[str, tuple[str, str]]:
-    """Take the limits off the numeric columns that are to have none: the server changes no row for that."""
-    limited = [
+    """The columns of a table that this connector made, each with its type without and with its limits."""
+    cursor.execute(_COLUMNS, (oid,))
+    found = {column: (base, exact) for column, base, exact in cursor.fetchall()}
+    if not any(column in found for column in META_COLUMNS) and any(column in types for column in META_COLUMNS):
+        raise ConfigError(
+            f"The table {table} was not made by this connector: it has no _airbyte columns.",
+            remedy="Rename it, or write to another schema.",
+            stream=stream,
+        )
+    return found
+
+
+def _limited(found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str]) -> list[str]:
+    """The numeric columns that are to have no limits and have."""
+    return [
         column
         for column, (base, exact) in found.items()
         if base == wanted.get(column) == Kind.NUMBER.sql_type and exact != base
     ]
-    if limited:
-        try:
-            cursor.execute(sqlgen.change_types(table, dict.fromkeys(limited, Kind.NUMBER.sql_type)))
-        except errors.FeatureNotSupported as error:
-            raise ConfigError(
-                f"Numbers of {table} would be cut off, and a view or rule on it keeps the columns from being widened: "
-                f"{', '.join(limited)}.",
-                remedy="Drop the view for the time of one sync, or set unconstrained_number to false.",
-                stream=stream,
-            ) from error
-    return dict.fromkeys(limited, (Kind.NUMBER.sql_type, Kind.NUMBER.sql_type))
+
+
+def _widen(cursor: Cursor, oid: int, table: Table, columns: Sequence[str], stream: StreamName) -> None:
+    """Take the limits off numeric columns: the server changes no row for that."""
+    dependents = _dependents(cursor, oid, columns)
+    try:
+        cursor.execute(sqlgen.change_types(table, dict.fromkeys(columns, Kind.NUMBER.sql_type)))
+    except errors.FeatureNotSupported as error:
+        raise ConfigError(
+            f"Numbers of {table} would be cut off, and other objects keep the columns from being widened: "
+            f"{_shown(dependents)}.",
+            remedy="Drop them for the time of one sync, or set unconstrained_number to false.",
+            stream=stream,
+        ) from error
+
+
+def _dependents(cursor: Cursor, oid: int, columns: Sequence[str]) -> list[tuple[str, str]]:
+    """What would keep these columns of a table from being dropped, each with the column."""
+    cursor.execute(_DEPENDENTS, (oid, list(columns)))
+    return cursor.fetchall()
+
+
+def _shown(dependents: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{dependent} ({column})" for dependent, column in dependents)
 
 
 def _serves(column: str, found: tuple[str, str], wanted: str) -> bool:

@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 class Writer:
     """Writes one sync. ``complete`` is called for each stream that may take its new generation.
 
-    ``untold``: streams of which it is to be remembered that a STATE told how far they are.
+    ``untold``: streams of which it is to be remembered that a STATE told how far they are. ``end_completes``: the end
+    of an input without statuses is that of every stream.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Writer:
         complete: Callable[[StreamName], None],
         limits: Limits,
         untold: Iterable[StreamName] = (),
+        *,
+        end_completes: bool = False,
     ) -> None:
         self._inbox = inbox
         self._encoders = encoders
@@ -49,7 +52,7 @@ class Writer:
         self._untold = set(untold)
         self._batch = Batch(limits)
         self._counts = RecordCounts()
-        self._relay = Relay(encoders)
+        self._relay = Relay(encoders, end_completes=end_completes)
         self._at_state = False
 
     def run(self) -> None:
@@ -57,6 +60,8 @@ class Writer:
         truncated = self._take_all()
         self._flush()
         self._flusher.wait()
+        if truncated is None:
+            self._relay.end()
         for stream in self._encoders:
             if self._relay.is_complete(stream):
                 self._complete(stream)

@@ -27,7 +27,7 @@ from integration_tests.destination.writing import (
     write,
 )
 from integration_tests.support import connector
-from integration_tests.support.catalogs import configured
+from integration_tests.support.catalogs import configured, merged
 from integration_tests.support.connector import DESTINATION, Running
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, embedded, wait_until
@@ -164,6 +164,34 @@ def test_a_stream_without_complete_is_written_acknowledged_and_fails(destination
     assert len(errors) == 1
     assert errors[0]["error"]["failure_type"] == "transient_error"
     assert b'"ERROR"' in outcome.lines[-1]
+
+
+def test_a_runner_without_statuses_completes_by_the_end_of_its_input(destination_db):
+    for rows in ([1], [2, 3]):
+        lines = records({"id": number, "name": "a"} for number in rows) + state(1)
+        outcome = write(destination_db, one(destination="overwrite"), lines, require_stream_status=False)
+        assert outcome.exit_code == 0, outcome
+        assert users(destination_db) == [(number, "a") for number in rows]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        status(value="STARTED"),
+        status("others"),
+        line("TRACE", trace={"type": "ERROR", "emitted_at": 1, "error": {"message": "the disk is full"}}),
+        record({"id": 3, "name": "c"})[:-9],
+    ],
+    ids=["a status", "a status of another stream", "an error", "half a line"],
+)
+def test_an_end_that_says_otherwise_completes_nothing(destination_db, ending):
+    sync(destination_db, one(destination="overwrite", generation=1), record({"id": 1, "name": "a"}))
+    both = merged(one(destination="overwrite", generation=2), one({**USERS, "name": "others"}))
+    lines = record({"id": 2, "name": "b"}) + state(1, None) + ending
+    outcome = write(destination_db, both, lines, require_stream_status=False)
+    assert outcome.exit_code == 1
+    assert len(outcome.states) == 1
+    assert users(destination_db) == [(1, "a")]
 
 
 def test_what_the_source_said_is_passed_on(destination_db):

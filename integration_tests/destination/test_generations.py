@@ -129,7 +129,7 @@ def test_a_publication_of_all_tables_asks_nothing_of_the_connectors_own(destinat
         return one(USERS_CDC, "append_dedup", generation=generation, minimum=minimum)
 
     sync(destination_db, refresh(1, 0), record(row))
-    for table in ("airbyte_internal.public_raw__stream_users", "public.users"):
+    for table in ("public.users", "airbyte_internal.public_raw__stream_users"):
         outcome = write(destination_db, refresh(2, 2), record(row) + status())
         assert outcome.error is not None
         assert outcome.error["failure_type"] == "config_error"
