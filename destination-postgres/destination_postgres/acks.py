@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
+from destination_postgres.jsontext import INVALID
 
 
 class _Descriptor(msgspec.Struct):
@@ -64,7 +65,7 @@ def covered_stream(state: Raw) -> StreamName | None:
     """
     try:
         head = _decode_head(state)
-    except msgspec.DecodeError:
+    except INVALID:
         raise SystemFault("A STATE of the input is not valid.") from None
     if head.stream is not None:
         descriptor = head.stream.stream_descriptor
@@ -80,7 +81,7 @@ def named_streams(state: Raw) -> set[StreamName]:
         return {stream}
     try:
         head = _decode_global(state)
-    except msgspec.DecodeError:
+    except INVALID:
         return set()
     found = head.of_all or head.global_ or _Global()
     descriptors = (each.stream_descriptor for each in found.stream_states or ())
@@ -88,9 +89,15 @@ def named_streams(state: Raw) -> set[StreamName]:
 
 
 def acknowledgement(line: bytes, record_count: int) -> bytes:
-    """``line`` with ``destinationStats``: every key and every value that came is returned byte for byte."""
-    message: dict[str, Any] = _decode_object(line)
-    state = _decode_object(message["state"])
+    """``line`` with ``destinationStats``: every key and every value that came is returned byte for byte.
+
+    Raises SystemFault for a line that is no valid message.
+    """
+    try:
+        message: dict[str, Any] = _decode_object(line)
+        state = _decode_object(message["state"])
+    except INVALID:
+        raise SystemFault("A STATE of the input is not valid.") from None
     # The protocol's type is a double; the platform compares numbers, some readers types.
     state["destinationStats"] = Raw(b'{"recordCount":%d.0}' % record_count)
     message["state"] = state

@@ -130,19 +130,21 @@ class Inbox:
         """
         try:
             messages = _decoder.decode_lines(lines)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except jsontext.INVALID:
             return self._parse_each(lines)
         count = len(messages)
-        # One message a line, or the lines must be looked at one by one: two halves must not become a whole.
-        if count != lines.count(b"\n") or not lines.endswith(b"\n"):
+        # One message a line, or the lines must be looked at one by one: two halves must not become a whole. What is
+        # counted is in no string and between no two members.
+        if count != lines.count(b"\n") or count != 1 + lines.count(b"}\n{") or not lines.endswith(b"\n"):
             return self._parse_each(lines)
-        self._lines_read += count
         if all(message.type == "RECORD" for message in messages):
+            self._lines_read += count
             return messages  # type: ignore[return-value] # list is invariant; nobody writes to it
-        return [
-            message if message.type == "RECORD" else Line(message, text)
-            for message, text in zip(messages, lines.split(b"\n"), strict=False)
-        ]
+        found: list[Message | Line] = []
+        for message, text in zip(messages, lines.split(b"\n"), strict=False):
+            self._lines_read += 1
+            found.append(message if message.type == "RECORD" else self._line(message, text))
+        return found
 
     def _parse_each(self, lines: bytes) -> list[Message | Line]:
         found: list[Message | Line] = []
@@ -157,20 +159,33 @@ class Inbox:
                 _log.info("ignored a line of the input that is no JSON object: line=%d", self._lines_read)
                 continue
             message = self._parse_one(text, last=not complete and position == len(texts) - 1)
-            found.append(message if message.type == "RECORD" else Line(message, text))
+            found.append(message if message.type == "RECORD" else self._line(message, text))
         return found
+
+    def _line(self, message: Message, text: bytes) -> Line:
+        try:
+            # The decoder looks at no more of a Raw than where it ends.
+            text.decode()
+        except UnicodeDecodeError:
+            raise self._invalid(text) from None
+        return Line(message, text)
 
     def _parse_one(self, text: bytes, *, last: bool) -> Message:
         try:
             return _decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except jsontext.INVALID:
             repaired = _repaired(text)
         if repaired is not None:
             return repaired
-        place = f"line {self._lines_read}, {len(text)} bytes"
         if last:
-            raise TruncatedInput("The input ended inside a line.", detail=place)
-        raise SystemFault("A line of the input is no valid Airbyte message.", detail=place)
+            raise TruncatedInput("The input ended inside a line.", detail=self._place(text))
+        raise self._invalid(text)
+
+    def _invalid(self, text: bytes) -> SystemFault:
+        return SystemFault("A line of the input is no valid Airbyte message.", detail=self._place(text))
+
+    def _place(self, text: bytes) -> str:
+        return f"line {self._lines_read}, {len(text)} bytes"
 
 
 def _repaired(text: bytes) -> Message | None:

@@ -16,6 +16,9 @@ from destination_postgres import values
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_string = msgspec.json.Decoder(str).decode
 
+# What the decoder raises for what it does not take. The bytes of a Raw have not been looked at before.
+INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _SCALAR = re.compile(rb"-?[0-9][0-9.eE+-]*|true|false|null")
 # What the nesting of a value depends on.

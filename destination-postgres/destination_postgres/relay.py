@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from airbyte_pg.errors import ConnectorError, StreamName, SystemFault, TransientError
 from destination_postgres.inbox import Message
+from destination_postgres.jsontext import INVALID
 
 _LEVELS = {"FATAL": logging.CRITICAL, "ERROR": logging.ERROR, "WARN": logging.WARNING}
 _TERMINAL = frozenset({"COMPLETE", "INCOMPLETE"})
@@ -18,6 +19,23 @@ _TERMINAL = frozenset({"COMPLETE", "INCOMPLETE"})
 _IGNORED = frozenset({"SPEC", "CONNECTION_STATUS", "CATALOG", "CONTROL", "DESTINATION_CATALOG"})
 
 _log = logging.getLogger(__name__)
+
+
+class _Descriptor(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+
+
+class _Status(msgspec.Struct):
+    stream_descriptor: _Descriptor
+    status: str
+
+
+class _StatusTrace(msgspec.Struct):
+    stream_status: _Status
+
+
+_decode_status = msgspec.json.Decoder(_StatusTrace).decode
 
 
 class Relay:
@@ -41,7 +59,7 @@ class Relay:
         elif message.type == "TRACE":
             trace = _object(message.trace)
             if trace.get("type") == "STREAM_STATUS":
-                self._take_status(_nested(trace, "stream_status"))
+                self._take_status(message.trace)
             elif trace.get("type") == "ERROR":
                 self._take_error(_nested(trace, "error"))
         elif message.type not in _IGNORED and message.type not in self._unknown_types:
@@ -90,22 +108,25 @@ class Relay:
         if self._source_error is None:
             self._source_error = text
 
-    def _take_status(self, status: dict[str, Any]) -> None:
+    def _take_status(self, trace: Raw) -> None:
         self._has_statuses = True
-        if status.get("status") not in _TERMINAL:
+        try:
+            status = _decode_status(trace).stream_status
+        except INVALID:
+            raise SystemFault("The input has a stream's status that is not valid.") from None
+        if status.status not in _TERMINAL:
             return
-        descriptor = _nested(status, "stream_descriptor")
-        stream = StreamName(descriptor.get("namespace"), str(descriptor.get("name")))
+        stream = StreamName(status.stream_descriptor.namespace, status.stream_descriptor.name)
         if stream not in self._streams:
             raise SystemFault("The input has the status of a stream that is not in the catalog.", stream=stream)
-        if self._statuses.setdefault(stream, status["status"]) != status["status"]:
+        if self._statuses.setdefault(stream, status.status) != status.status:
             raise SystemFault("The input has two different last statuses of one stream.", stream=stream)
 
 
 def _object(raw: Raw) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(raw or b"{}")
-    except msgspec.DecodeError:
+    except INVALID:
         found = None
     return found if isinstance(found, dict) else {}
 

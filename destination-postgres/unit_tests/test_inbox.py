@@ -101,6 +101,10 @@ def test_empty_lines_and_talk_are_skipped(caplog: pytest.LogCaptureFixture):
         b'{"type":"STATE","state":{"data":"\\ud800"}}\n',
         b'{"type":"RECORD","record":{"stream":"s","emitted_at":1,"data":{"a":"secret\x01"}}}\n',
         b'{"type":"RECORD","record":{"stream":"s","emitted_at":1,\n"data":{"a":"secret"}}}\n',
+        b'{"type":"STATE","state":{"data":"secret\xff"}}\n',
+        b'{"type":"TRACE","trace":{"type":"secret\xff"}}\n',
+        # As many messages as line feeds, but not one each.
+        b'{"type":"RECORD","record":{"stream":"s","emitted_at":\n1,"data":{"a":"secret"}}}',
         b"{secret}\n",
         b"{\n",
     ],

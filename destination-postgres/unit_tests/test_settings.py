@@ -16,6 +16,8 @@ from destination_postgres.spec import connector_specification
 
 CONFIG = {"host": "h", "port": 5432, "database": "d", "username": "u", "password": "p", "schema": "public"}
 
+TUNNEL = {"tunnel_method": "SSH_KEY_AUTH", "tunnel_host": "h", "tunnel_user": "u", "ssh_key": "k"}
+
 
 def settings(**more: Any) -> DestinationSettings:
     return parse_settings({**CONFIG, **more}, DestinationSettings)
@@ -40,7 +42,8 @@ def test_accepted(more: dict[str, Any]):
     ("more", "text"),
     [
         ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
-        ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "SSH tunnels are not supported yet"),
+        ({"tunnel_method": TUNNEL}, "SSH tunnels are not supported yet"),
+        ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "tunnel_method.SSH_KEY_AUTH.tunnel_host"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(more: dict[str, Any], text: str):

@@ -64,6 +64,43 @@ def test_data_that_is_no_object(destination_db):
     expect_failure(outcome, "system_error", "no JSON object")
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        line("RECORD", record=7),
+        line("RECORD", record={"stream": "users", "namespace": ["public"], "emitted_at": 1, "data": {"name": SECRET}}),
+        line("RECORD", record={"stream": None, "emitted_at": 1, "data": {"name": SECRET}}),
+        line("RECORD"),
+        line("STATE"),
+        line("STATE", state={"type": "STREAM", "stream": {"stream_descriptor": {"name": [SECRET]}}}),
+        line("STATE", state={"type": "STREAM"}),
+        line("STATE", state=[SECRET]),
+        line("STATE", state={"type": 7}),
+        line("TRACE", trace={"type": "STREAM_STATUS", "stream_status": {"status": ["COMPLETE"]}}),
+        status(value="COMPLETE").replace(b'"users"', b'{"a":1}'),
+        status(name="nobody"),
+        status() + status(value="INCOMPLETE"),
+        status() + record({"id": 2}),
+        line("STATE", state={"data": SECRET}).replace(b"a-value", b"\xff"),
+        b'{"type":"STATE","state":{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}}\n",
+    ],
+    ids=lambda bad: bad[:60].decode(errors="replace"),
+)
+def test_messages_of_another_shape(destination_db, bad):
+    lines = record({"id": 1}) + bad + state(1)
+    expect_failure(write(destination_db, one(), lines + status()), "system_error", "input")
+    assert write(destination_db, one(), lines).states == []
+
+
+def test_a_line_of_100_mb(destination_db):
+    wide = "x" * 100_000_000
+    sync(destination_db, one(), record({"id": 1, "name": wide}) + state(1) + record({"id": 2, "name": "a"}))
+    assert users(destination_db, "id, length(name)") == [(1, len(wide)), (2, 1)]
+    assert destination_db.value(
+        "select length(_airbyte_data ->> 'name') from airbyte_internal.public_raw__stream_users order by 1 desc limit 1"
+    ) == len(wide)
+
+
 def test_lines_that_are_skipped(destination_db):
     lines = [
         b"\n",
