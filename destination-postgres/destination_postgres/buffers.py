@@ -39,7 +39,7 @@ class Limits:
 class StreamBuffer:
     """The rows of one stream as pieces of what COPY takes.
 
-    ``spares``: Encoded.spare of each piece, and the position of its first row.
+    ``spares``: Encoded.spare of each piece, and the position of its first row; ``truncations``: see Encoded.
     """
 
     raw: list[bytes] = field(default_factory=list)
@@ -47,6 +47,7 @@ class StreamBuffer:
     spares: list[tuple[int, SpareRow]] = field(default_factory=list)
     row_count: int = 0
     data_bytes: int = 0
+    truncations: list[str] = field(default_factory=list)
 
     def spare_raw_row(self, position: int, raw_id: str) -> bytes:
         """The raw row of the row at ``position`` (from 0); empty if there is one already, or must be none."""
@@ -82,6 +83,7 @@ class Batch:
             buffer.spares.append((buffer.row_count, rows.spare))
             # It holds on to the records.
             size += rows.data_bytes
+        buffer.truncations += rows.truncations
         buffer.row_count += rows.row_count
         buffer.data_bytes += rows.data_bytes
         self._row_count += rows.row_count

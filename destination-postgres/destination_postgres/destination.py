@@ -95,6 +95,7 @@ def _encoders(streams: list[OpenStream], *, numeric_infinity: bool) -> dict[Stre
             numeric_infinity=numeric_infinity,
             retention=stream.plan.layout.retention,
             raw_only=stream.plan.layout.raw_only,
+            has_truncations=stream.plan.dedup is not None and stream.plan.deleted_at is not None,
         )
         for stream in streams
     }

@@ -65,8 +65,12 @@ def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | No
         _settle(cursor, plan, dedup, target, is_ranked=is_ranked)
 
 
-def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[bytes]) -> dict[int, str]:
+def load(
+    cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[bytes], truncations: Sequence[str] = ()
+) -> dict[int, str]:
     """Bring rows given as COPY text into the final table of ``target``.
+
+    ``truncations``: the raw ids of those, of a deduplicated stream, that remove all that is older instead.
 
     Returns the raw ids of those of which the server refused something, by position (from 0).
     """
@@ -79,6 +83,8 @@ def load(cursor: Cursor, plan: StreamPlan, target: Target, chunks: Sequence[byte
         cursor.execute(sqlgen.drop_tables([plan.staging]))
         cursor.execute(sqlgen.create_table(plan.staging, _types(plan), unlogged=True))
         mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
+        if truncations:
+            _truncate(cursor, plan, plan.dedup, target, truncations)
         work = partial(_merge_once, cursor, plan, plan.dedup, plan.staging, target)
         keyindex.with_wide_keys(cursor, _keyed(target), plan.dedup, plan.id, work)
         cursor.execute(sqlgen.drop_tables([plan.staging]))
@@ -205,6 +211,22 @@ def _merge_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, t
     for null_parts in patterns:
         merge = mergesql.merge(staged, target.final, plan.final_columns, dedup, null_parts, hashed=hashed)
         _change(cursor, plan, target.final, merge)
+
+
+def _truncate(cursor: Cursor, plan: StreamPlan, dedup: Dedup, target: Target, truncations: Sequence[str]) -> None:
+    """Remove what is older than the truncations that are staged, or mark it as deleted; they go themselves."""
+    staged = plan.staging
+    cursor.execute(mergesql.last_truncation(staged, dedup, truncations))
+    (last,) = cursor.fetchone() or (None,)
+    count = 0
+    for table in (target.final, staged):
+        if dedup.deleted_at is None and plan.deleted_at is not None:
+            removal = mergesql.mark_truncated(table, staged, dedup, last, plan.deleted_at)
+        else:
+            removal = mergesql.delete_truncated(table, staged, dedup, last)
+        count += _change(cursor, plan, table, removal)
+    cursor.execute(mergesql.delete_rows(staged, truncations))
+    _log.info("the source's table was truncated: stream=%s rows=%d", plan.label, count)
 
 
 def _apply_deletions(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:

@@ -175,7 +175,7 @@ class Loader:
                 opened = self._streams[stream]
                 raw_rows = buffer.raw
                 if opened.plan.has_final:
-                    mended = final.load(cursor, opened.plan, opened.target, buffer.final)
+                    mended = final.load(cursor, opened.plan, opened.target, buffer.final, buffer.truncations)
                     raw_rows = [*raw_rows, *(buffer.spare_raw_row(*row) for row in mended.items())]
                 if any(raw_rows):
                     raw.load(cursor, opened.target.raw, raw_rows, stream)

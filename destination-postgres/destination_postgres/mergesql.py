@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from psycopg2 import sql
 
-from airbyte_pg.sql import name, names
+from airbyte_pg.sql import literal, name, names
 from destination_postgres.naming import EXTRACTED_AT, RAW_ID
 from destination_postgres.sqlgen import Dedup, Table
 
@@ -133,6 +133,40 @@ def insert_missing(
     )
 
 
+def last_truncation(staging: Table, dedup: Dedup, raw_ids: Sequence[str]) -> sql.Composed:
+    """The raw id of the newest of the staged rows ``raw_ids``, which stand for truncations of the source's table."""
+    by_cursor = sql.SQL("{} desc nulls last, ").format(name(dedup.cursor)) if dedup.cursor else sql.SQL("")
+    return sql.SQL('select {id} from only {} where {id} = any({}) order by {}{id} collate "C" desc limit 1').format(
+        staging.sql, literal(list(raw_ids)), by_cursor, id=name(RAW_ID)
+    )
+
+
+def delete_truncated(table: Table, staging: Table, dedup: Dedup, truncation: str) -> sql.Composed:
+    """Delete the rows of ``table`` (which may be ``staging`` itself) that are older than a staged truncation."""
+    return sql.SQL("delete from only {} t using only {} w where w.{} = {} and {}").format(
+        table.sql, staging.sql, name(RAW_ID), literal(truncation), _is_truncated(dedup, is_staging=table == staging)
+    )
+
+
+def mark_truncated(table: Table, staging: Table, dedup: Dedup, truncation: str, deleted_at: str) -> sql.Composed:
+    """Mark those rows as deleted when the truncation was, and as old as it is."""
+    columns = [deleted_at, *([dedup.cursor] if dedup.cursor else [])]
+    return sql.SQL("update only {} t set {} from only {} w where w.{} = {} and t.{} is null and {}").format(
+        table.sql,
+        sql.SQL(", ").join(sql.SQL("{0} = w.{0}").format(name(column)) for column in columns),
+        staging.sql,
+        name(RAW_ID),
+        literal(truncation),
+        name(deleted_at),
+        _is_truncated(dedup, is_staging=table == staging),
+    )
+
+
+def delete_rows(table: Table, raw_ids: Sequence[str]) -> sql.Composed:
+    """Delete rows by their raw ids."""
+    return sql.SQL("delete from only {} where {} = any({})").format(table.sql, name(RAW_ID), literal(list(raw_ids)))
+
+
 def delete_deletions(target: Table, dedup: Dedup) -> sql.Composed:
     """Delete the rows that are marks of deletions."""
     return sql.SQL("delete from only {} w where {}").format(target.sql, _is_deletion(dedup))
@@ -187,6 +221,13 @@ def _merge(
         columns=names(columns),
         kept=kept,
     )
+
+
+def _is_truncated(dedup: Dedup, *, is_staging: bool) -> sql.Composable:
+    """Whether the row ``t`` is older than the truncation ``w``; never NULL. What is not staged has come before."""
+    if dedup.cursor is not None:
+        return sql.SQL("coalesce(t.{0} < w.{0}, true)").format(name(dedup.cursor))
+    return sql.SQL('t.{0} collate "C" < w.{0}').format(name(RAW_ID)) if is_staging else _all()
 
 
 def _all() -> sql.SQL:

@@ -17,12 +17,15 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
-from destination_postgres import rawrow, values
+from destination_postgres import jsontext, rawrow, values
 from destination_postgres.columns import Column, Kind
 from destination_postgres.exact import EMPTY_METAS, JSON_SPACE, NULL, Judge, Judged, broken_record, copy_escaped
 from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.rawrow import Retention
+
+# What our source's record of a TRUNCATE has, beside a key of nulls.
+TRUNCATION_FIELD = b"_ab_cdc_truncate"
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -47,6 +50,7 @@ class Encoded(NamedTuple):
     """What COPY takes for some rows: raw (binary) and final (text); how many there are, and the bytes of their data.
 
     ``spare``: for a row of which the server refuses more than we did, where raw does not have all of them.
+    ``truncations``: raw ids of the rows that stand for a TRUNCATE of the source's table.
     """
 
     raw: bytes
@@ -54,6 +58,7 @@ class Encoded(NamedTuple):
     row_count: int
     data_bytes: int
     spare: SpareRow | None = None
+    truncations: Sequence[str] = ()
 
 
 class RowEncoder:
@@ -71,12 +76,15 @@ class RowEncoder:
         retention: Retention = "keep",
         raw_only: bool = False,
         judged: bool = True,
+        has_truncations: bool = False,
     ) -> None:
         """``numeric_infinity``: whether the server's numeric knows the infinities (14 and later).
 
         ``retention``: which rows get a raw row; ``raw_only``: they get no other, and are not typed. Without ``judged``
-        ranges and the calendar are left to the server, which comes to the same rows.
+        ranges and the calendar are left to the server, which comes to the same rows. ``has_truncations``: a record may
+        stand for a TRUNCATE.
         """
+        self._has_truncations = has_truncations
         self._stream = stream
         self._retention = retention
         self._raw_only = raw_only
@@ -107,9 +115,13 @@ class RowEncoder:
         data_bytes = len(joined) - len(records) + 1
         rows = self._decoded(records, joined)
         code = self._code(_escapes(joined), moments_known=self._has_ordinary_moments(joined))
+        raw_ids = self._ids.take(len(records))
+        truncations: list[str] = []
+        if self._has_truncations and TRUNCATION_FIELD in joined:
+            truncations = [raw_id for record, raw_id in zip(records, raw_ids, strict=True) if _is_truncation(record)]
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
-        items = zip(records, rows, self._ids.take(len(records)), self._ends(records, loaded_ms), strict=True)
+        items = zip(records, rows, raw_ids, self._ends(records, loaded_ms), strict=True)
         raw: Pieces = []
         final: list[str] = []
 
@@ -123,7 +135,7 @@ class RowEncoder:
         text = "".join(final)
         final.clear()
         spare = partial(self._spare, records, loaded_ms) if self._retention == "typed" else None
-        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, spare)
+        return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, spare, truncations)
 
     def _spare(self, records: Sequence[Record], loaded_ms: int, position: int, raw_id: str) -> bytes:
         record = records[position]
@@ -221,6 +233,16 @@ def _escapes(joined: bytes) -> Escapes:
     if b"\\" not in joined:
         return "none"
     return "any" if _OTHER_ESCAPE.search(joined) else "quotes"
+
+
+def _is_truncation(record: Record) -> bool:
+    if TRUNCATION_FIELD not in bytes(record.data):
+        return False
+    try:
+        members = jsontext.members(record.data)
+    except jsontext.INVALID:
+        return False
+    return bytes(members.get(TRUNCATION_FIELD.decode(), b"")).strip() == b"true"
 
 
 def is_utf8(text: bytes) -> bool:

@@ -87,6 +87,11 @@ class StreamPlan:
         return not self.layout.raw_only
 
     @property
+    def deleted_at(self) -> str | None:
+        """The column in which a CDC source marks a deleted row."""
+        return next((column.name for column in self.columns if column.field == DELETED_AT_FIELD), None)
+
+    @property
     def final_columns(self) -> list[str]:
         """The columns of the final table in the order in which rows are written."""
         return [*(column.name for column in self.columns), *naming.META_COLUMNS]

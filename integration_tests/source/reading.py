@@ -22,6 +22,8 @@ _TOP = (
     "sync_checkpoint_records",
     "emit_position",
     "special_values",
+    "truncate_handling",
+    "schema_change",
     "state_type",
     "failover",
     "snapshot_part_pages",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import StreamName
+from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc import stamp
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.core import pgoutput
 from source_postgres_cdc.core.blocks import ROW_HEADER, Block
 from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, Relation
+from source_postgres_cdc.core.plan import END
 from source_postgres_cdc.core.tuples import ORDINAL_STEP, SlowRow
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.relations import Target, target_of
@@ -27,6 +29,8 @@ from source_postgres_cdc.toast import Incomplete, Reselection
 BATCH_BYTES = 1 << 18
 # emitted_at and the heads that hold it are refreshed this often.
 _HEAD_AGE_MS = 1000
+
+TruncateHandling = Literal["warn", "fail", "propagate"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class Changes:
     ``progress`` says what of each stream is left out: what the snapshot of a stream that is loaded for the first time
     shows already, so that each change is sent once; and what committed before its own position.
     ``session`` is used for the catalogue and re-selects. ``numbered``: each row says its position.
+    ``truncate_handling``: a TRUNCATE is logged, raised as ConfigError, or sent as a record without key that says so.
     """
 
     def __init__(
@@ -59,9 +64,11 @@ class Changes:
         emitter: Emitter,
         *,
         numbered: bool,
+        truncate_handling: TruncateHandling = "warn",
     ) -> None:
         self._session = session
         self._numbered = numbered
+        self._truncate_handling = truncate_handling
         # By OID: a name may have been another table's when its rows changed, and may be again.
         self._streams = {stream.table.oid: stream for stream in streams if stream.is_followed}
         self._progress = progress
@@ -90,7 +97,11 @@ class Changes:
         elif tag == pgoutput.RELATION:
             self._relation(pgoutput.decode_relation(frame))
         elif tag == pgoutput.TRUNCATE:
-            self._truncate(pgoutput.decode_truncate(frame))
+            self._transaction.number += ORDINAL_STEP
+            for oid in pgoutput.decode_truncate(frame).relation_oids:
+                target = self._targets.get(oid.to_bytes(4, "big"))
+                if target is not None:
+                    self._truncate(target, lsn)
         return None
 
     def take_run(self, block: Block) -> None:
@@ -210,9 +221,22 @@ class Changes:
             target.position, target.deletes_below = progress.position, progress.deletes_below
         self._targets[relation.oid.to_bytes(4, "big")] = target
 
-    def _truncate(self, truncate: pgoutput.Truncate) -> None:
-        for oid in truncate.relation_oids:
-            if stream := self._streams.get(oid):
-                log.warning(
-                    "%s.%s was truncated: its rows stay at the destination until the stream is refreshed", *stream.id
-                )
+    def _truncate(self, target: Target, lsn: int) -> None:
+        stream, transaction = target.stream, self._transaction
+        only_delete = target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn)
+        if only_delete:
+            if not target.deletes_below:
+                return
+            lsn = min(lsn, target.deletes_below - 1)
+        if self._truncate_handling == "propagate":
+            tail = self._tail(lsn, transaction.deleted_around_lsn, transaction.number)
+            self._batch.append(f"{target.head}{stamp.truncation(stream.table.key)}{tail}{END}")
+            transaction.streams.add(stream.id)
+            return
+        if self._truncate_handling == "fail" and not only_delete:
+            raise ConfigError(
+                f"{stream.id.namespace}.{stream.id.name} was truncated (truncate_handling is fail).",
+                remedy="Refresh the stream and remove its rows, so that it is read anew.",
+                stream=stream.id,
+            )
+        log.warning("%s.%s was truncated: its rows stay at the destination until the stream is refreshed", *stream.id)

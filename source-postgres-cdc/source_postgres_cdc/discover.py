@@ -14,6 +14,8 @@ CDC_DELETED_AT = "_ab_cdc_deleted_at"
 # With ``emit_position``: where a change stands in the one total order, (commit LSN, number within the transaction).
 CDC_COMMIT_LSN = "_ab_cdc_commit_lsn"
 CDC_ORDINAL = "_ab_cdc_ordinal"
+# Of a record that stands for a TRUNCATE; in no schema.
+CDC_TRUNCATE = "_ab_cdc_truncate"
 
 META_COLUMNS: dict[str, JsonSchema] = {CDC_LSN: NUMBER, CDC_UPDATED_AT: STRING, CDC_DELETED_AT: STRING}
 POSITION_COLUMNS: dict[str, JsonSchema] = {CDC_COMMIT_LSN: NUMBER, CDC_ORDINAL: NUMBER}

@@ -86,6 +86,7 @@ class Following:
             {stream.id: progress for stream in self._streams if (progress := _left_out(stream, state)) is not None},
             self._emitter,
             numbered=self._settings.emit_position,
+            truncate_handling=self._settings.truncate_handling,
         )
         with self._open(state.lsn, end) as reader:
             checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds

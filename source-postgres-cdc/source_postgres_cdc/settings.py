@@ -155,6 +155,12 @@ class SourceSettings(ConnectionSettings):
         description="What becomes of NaN and infinite numbers, which JSON numbers cannot be: null, with a note in the "
         "record's meta.changes, or text.",
     )
+    truncate_handling: Literal["warn", "fail", "propagate"] = Field(
+        default="warn",
+        title="TRUNCATE Handling",
+        description="What becomes of a TRUNCATE: a warning (the rows stay at the destination until the stream is "
+        "refreshed), the end of the sync, or a record by which this project's destination removes the rows.",
+    )
     transport: Literal["auto", "stream", "bulk"] = Field(
         default="auto",
         title="Transport",
@@ -300,5 +306,4 @@ _NOT_YET: dict[str, tuple[Any, ...]] = {
     "run_mode": ("batch",),
     "table_filters": ([],),
     "schema_change": ("warn",),
-    "truncate_handling": ("warn",),
 }

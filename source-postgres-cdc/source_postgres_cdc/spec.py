@@ -20,6 +20,7 @@ GROUPS = (
             "create_if_missing",
             "failover",
             "special_values",
+            "truncate_handling",
             "emit_position",
             "state_type",
             "jdbc_url_params",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
 import orjson
 
 from airbyte_pg.errors import StreamName
-from source_postgres_cdc.discover import CDC_COMMIT_LSN, CDC_DELETED_AT, CDC_LSN, CDC_ORDINAL, CDC_UPDATED_AT
+from source_postgres_cdc.discover import (
+    CDC_COMMIT_LSN,
+    CDC_DELETED_AT,
+    CDC_LSN,
+    CDC_ORDINAL,
+    CDC_TRUNCATE,
+    CDC_UPDATED_AT,
+)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
@@ -32,6 +40,12 @@ def around_lsn(updated_at: str, commit_lsn: int | None, *, deleted: bool = False
     deleted_at = f'"{updated_at}"' if deleted else "null"
     position = f',"{CDC_COMMIT_LSN}":{commit_lsn},"{CDC_ORDINAL}":' if commit_lsn is not None else ""
     return f',"{CDC_UPDATED_AT}":"{updated_at}","{CDC_LSN}":', f',"{CDC_DELETED_AT}":{deleted_at}{position}'
+
+
+def truncation(key: Iterable[str]) -> str:
+    """The data of a record that says that a table was emptied, up to its meta columns (latin-1 text of UTF-8)."""
+    nulls = "".join(f"{_json(name)}:null," for name in key)
+    return f"{nulls}{_json(CDC_TRUNCATE)}:true"
 
 
 def commit_time(commit_us: int) -> str:
