@@ -55,16 +55,6 @@ def test_a_table_that_could_not_be_followed_is_told(table, statements, words):
     assert read(table, catalog_of(table), state).exit_code == 0
 
 
-def test_a_new_or_changed_column_is_warned_of(table):
-    first = read(table, catalog_of(table))
-    table.execute("alter table t add column w int default 7")
-    table.execute("alter table t alter column v type varchar(40)")
-    second = read(table, catalog_of(table), first)
-    assert second.exit_code == 0
-    warnings = [entry["message"] for entry in second.logs if entry["level"] == "WARN"]
-    assert any("v, w" in text for text in warnings), warnings
-
-
 def test_a_column_that_may_not_be_read_any_more_is_refused(table):
     role = f"reader_{table.name}"
     table.execute(f"create role {role} login replication password 'reader-secret'")

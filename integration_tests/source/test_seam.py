@@ -23,13 +23,13 @@ def table(source_db):
     return source_db
 
 
-def newest(rows: list[dict[str, Any]]) -> dict[int, str]:
+def newest(rows: list[dict[str, Any]], column: str = "v") -> dict[int, Any]:
     """What a destination keeps: per key the row with the highest LSN, the later one on a tie; deletes gone."""
     kept: dict[int, dict[str, Any]] = {}
     for row in rows:
         if row["id"] not in kept or row["_ab_cdc_lsn"] >= kept[row["id"]]["_ab_cdc_lsn"]:
             kept[row["id"]] = row
-    return {key: row["v"] for key, row in kept.items() if row["_ab_cdc_deleted_at"] is None}
+    return {key: row[column] for key, row in kept.items() if row["_ab_cdc_deleted_at"] is None}
 
 
 def test_a_transaction_open_when_the_sync_begins_is_neither_lost_nor_stale(table):

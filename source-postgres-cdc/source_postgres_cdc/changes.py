@@ -66,6 +66,8 @@ class Changes:
         numbered: bool,
         truncate_handling: TruncateHandling = "warn",
     ) -> None:
+        # Streams of which rows were sent whose columns had other types than the catalogue says.
+        self.outdated: set[StreamName] = set()
         self._session = session
         self._numbered = numbered
         self._truncate_handling = truncate_handling
@@ -168,6 +170,8 @@ class Changes:
             lsn = min(lsn, target.deletes_below - 1)
         if target.problem is not None:
             raise target.problem
+        if target.is_outdated and not only_delete:
+            self.outdated.add(target.stream.id)
         tail = self._tail(lsn, transaction.around_lsn, transaction.number)
         transaction.streams.add(target.stream.id)
         if frame[5] == pgoutput.NEW_TUPLE:

@@ -94,13 +94,21 @@ class Following:
                 self._report(position, end)
                 if self._is_due(changes.pending, checkpoint_at):
                     changes.flush()
+                    self._remember(changes, state)
                     self._checkpoint(state, position)
                     checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
             changes.flush()
+            self._remember(changes, state)
             state.lsn = reader.position
         # A bulk reader may end before the end: streaming goes on.
         if state.lsn < end:
             self._has_bulk = False
+
+    def _remember(self, changes: Changes, state: State) -> None:
+        """Have the next sync read anew what has been sent in another form than the table has."""
+        if self._settings.resnapshots:
+            for stream in changes.outdated:
+                state.streams[stream].refresh()
 
     def _report(self, position: int, end: int) -> None:
         if time.monotonic() - self._reported > PROGRESS_S:

@@ -150,6 +150,34 @@ EXTENSIONS: Mapping[str, TypeRow] = {
 ANY_OTHER = _text("any other")
 
 
+# Types whose modifier is a length, or a number of digits behind the point, with the greatest where it is not said.
+_VARCHAR, _VARBIT, _TEXT, _NUMERIC = 1043, 1562, 25, 1700
+_PRECISIONS = dict.fromkeys((1083, 1114, 1184, 1266), 6)  # time, timestamp, both with time zone
+# int2, int4, int8: a whole number is the same text in each.
+_WHOLE = (21, 23, 20)
+
+
+def keeps_values(before: tuple[int, int | None], now: tuple[int, int | None]) -> bool:
+    """Whether a change of a column's type (OID, modifier; None: not known) has left each value the text that it was."""
+    (old_type, old), (new_type, new) = before, now
+    if old_type in _WHOLE and new_type in _WHOLE:
+        return _WHOLE.index(old_type) <= _WHOLE.index(new_type)
+    if old_type != new_type:
+        return old_type == _VARCHAR and new_type == _TEXT
+    if old is None or new is None or old == new:
+        return True
+    if old_type in (_VARCHAR, _VARBIT):
+        return new < 0 or 0 <= old <= new
+    if old_type in _PRECISIONS:
+        most = _PRECISIONS[old_type]
+        return (most if new < 0 else new) >= (most if old < 0 else old)
+    if old_type == _NUMERIC and old >= 0:
+        # Precision in the upper half, scale in the lower, both 4 too large.
+        (precision, scale), (new_precision, new_scale) = (divmod(each - 4, 1 << 16) for each in (old, new))
+        return new < 0 or (scale == new_scale and precision <= new_precision)
+    return False
+
+
 class Rendering(msgspec.Struct, frozen=True):
     """What of the rendering is not the types' own.
 

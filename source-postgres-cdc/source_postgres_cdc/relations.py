@@ -12,6 +12,7 @@ from source_postgres_cdc import stamp
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.core.pgoutput import Relation
 from source_postgres_cdc.core.tuples import TuplePlan
+from source_postgres_cdc.state import SentColumn
 from source_postgres_cdc.streams import Stream
 from source_postgres_cdc.tables import load_types
 
@@ -23,7 +24,7 @@ class Target(msgspec.Struct):
 
     Left out is what ``visibility`` shows, and what committed before ``position``; but for deletes, where
     ``deletes_below`` says so (``StreamProgress``). ``problem``: why its rows cannot be sent; raised at the first row
-    that would be.
+    that would be. ``is_outdated``: its rows have columns of other types than those that the stream has now.
     """
 
     stream: Stream
@@ -32,14 +33,15 @@ class Target(msgspec.Struct):
     key: tuple[int, ...]
     head: str
     problem: ConfigError | None
+    is_outdated: bool = False
     visibility: Visibility | None = None
     position: int = 0
     deletes_below: int = 0
 
     @property
     def is_rare(self) -> bool:
-        """Whether some of its rows are left out, or cannot be sent."""
-        return self.visibility is not None or self.position > 0 or self.problem is not None
+        """Whether some of its rows are left out, cannot be sent, or will have to be read anew."""
+        return self.visibility is not None or self.position > 0 or self.problem is not None or self.is_outdated
 
     def leaves_out(self, xid: int, commit_lsn: int) -> bool:
         """Whether a transaction is done with: by the snapshot that shows it, or by a position behind it."""
@@ -57,9 +59,12 @@ def target_of(
     """The target of ``relation``, whose rows belong to ``stream``; ``numbered``: their tail ends with a number."""
     names = tuple(column.name for column in relation.columns)
     known = stream.identity.columns
+    is_outdated = False
     for column in relation.columns:
-        if column.name in known and known[column.name] != column.type_oid:
+        sent = known.get(column.name)
+        if sent is not None and not sent.goes_on_as(SentColumn(column.type_oid, column.typmod, sent.number)):
             log.warning("%s.%s: the type of column %s has changed", *stream.id, column.name)
+            is_outdated = True
     types = load_types(session, {column.type_oid for column in relation.columns}, stream.rendering)
     plan = TuplePlan(
         [
@@ -82,6 +87,7 @@ def target_of(
         key=() if problem else tuple(names.index(name) for name in stream.table.key),
         head=stamp.head(stream.id, emitted_ms),
         problem=problem,
+        is_outdated=is_outdated,
     )
 
 

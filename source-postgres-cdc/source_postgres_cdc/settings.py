@@ -155,6 +155,12 @@ class SourceSettings(ConnectionSettings):
         description="What becomes of NaN and infinite numbers, which JSON numbers cannot be: null, with a note in the "
         "record's meta.changes, or text.",
     )
+    schema_change: Literal["resnapshot", "warn"] = Field(
+        default="resnapshot",
+        title="Schema Change",
+        description="What is done when a column is new, has another type, or was made anew: the table is read again, "
+        "and its rows are sent over those that were sent before; or there is a warning only.",
+    )
     truncate_handling: Literal["warn", "fail", "propagate"] = Field(
         default="warn",
         title="TRUNCATE Handling",
@@ -263,6 +269,11 @@ class SourceSettings(ConnectionSettings):
         behavior = self.replication_method.invalid_cdc_cursor_position_behavior
         return behavior == "Re-sync data" and self.create_if_missing and self.initial_load
 
+    @property
+    def resnapshots(self) -> bool:
+        """Whether a table is read anew when its columns have changed."""
+        return self.schema_change == "resnapshot" and self.initial_load
+
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for what this version cannot honour, naming what to use."""
         super().refuse_unsupported()
@@ -305,5 +316,4 @@ class SourceSettings(ConnectionSettings):
 _NOT_YET: dict[str, tuple[Any, ...]] = {
     "run_mode": ("batch",),
     "table_filters": ([],),
-    "schema_change": ("warn",),
 }

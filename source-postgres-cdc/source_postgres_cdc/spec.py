@@ -20,6 +20,7 @@ GROUPS = (
             "create_if_missing",
             "failover",
             "special_values",
+            "schema_change",
             "truncate_handling",
             "emit_position",
             "state_type",

@@ -16,20 +16,41 @@ import msgspec
 import orjson
 
 from airbyte_pg.errors import ConfigError, StreamName
-from source_postgres_cdc import foreign_state, lsn
+from source_postgres_cdc import foreign_state, lsn, pgtypes
 from source_postgres_cdc.foreign_state import Foreign
 
 VERSION = 1
 
 
+class SentColumn(msgspec.Struct, frozen=True, array_like=True):
+    """A column as last sent: its type, the type's modifier, its number in the table (None: not known).
+
+    A column that was dropped and made anew has another number, whatever its name.
+    """
+
+    type_oid: int
+    typmod: int | None = None
+    number: int | None = None
+
+    def goes_on_as(self, now: SentColumn) -> bool:
+        """Whether ``now`` has the values that were sent: the same column, its type the same or only widened."""
+        types = (self.type_oid, self.typmod), (now.type_oid, now.typmod)
+        return self.number in (None, now.number) and pgtypes.keeps_values(*types)
+
+
 class StreamIdentity(msgspec.Struct, frozen=True):
     """What must not change behind a followed stream: its table's OID, that of its membership in the publication, and
-    the columns as last sent (name to type OID).
+    the columns as last sent, by name.
     """
 
     table: int
     member: int
-    columns: dict[str, int]
+    columns: dict[str, SentColumn]
+
+    def changed(self, now: StreamIdentity) -> list[str]:
+        """The columns of ``now`` whose values have not been sent, or were other ones."""
+        known = self.columns
+        return [name for name, column in now.columns.items() if name not in known or not known[name].goes_on_as(column)]
 
 
 class StreamProgress(msgspec.Struct):
@@ -60,6 +81,11 @@ class StreamProgress(msgspec.Struct):
     def is_refreshed(self) -> bool:
         """Whether rows from before may be at the destination, and the stream is to be read anew."""
         return not self.is_complete and self.identity is None
+
+    def refresh(self) -> None:
+        """The stream is to be read anew; rows from before are at the destination."""
+        self.is_complete, self.identity, self.page, self.file = False, None, 0, None
+        self.snapshot, self.snapshot_until, self.deletes_below = None, 0, 0
 
     @property
     def left_out_until(self) -> int:
@@ -142,7 +168,7 @@ class State(msgspec.Struct):
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
         own: dict[str, Any] = {"version": VERSION, "complete": progress.is_complete}
         if progress.identity is not None:
-            own |= msgspec.structs.asdict(progress.identity)
+            own |= msgspec.to_builtins(progress.identity)
         if not progress.is_complete and progress.file is not None:
             own |= {"page": progress.page, "pages": progress.pages, "file": progress.file}
         if progress.snapshot_until > max(self.lsn, progress.position):
@@ -307,13 +333,18 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
         is_complete=own.get("complete") is True,
         snapshot=own.get("snapshot"),
         snapshot_until=lsn.parse(until) if until else 0,
-        identity=StreamIdentity(own["table"], own["member"], own["columns"]) if "table" in own else None,
+        identity=StreamIdentity(own["table"], own["member"], _columns(own["columns"])) if "table" in own else None,
         deletes_below=lsn.parse(deletes_below) if deletes_below else 0,
         position=lsn.parse(position) if position else 0,
         page=int(own.get("page") or 0),
         pages=int(own.get("pages") or 0),
         file=own.get("file"),
     )
+
+
+def _columns(columns: Mapping[str, Any]) -> dict[str, SentColumn]:
+    # The first states had nothing but the types.
+    return {name: SentColumn(*([sent] if isinstance(sent, int) else map(int, sent))) for name, sent in columns.items()}
 
 
 def _name(descriptor: Mapping[str, Any]) -> StreamName:

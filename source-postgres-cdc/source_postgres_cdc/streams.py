@@ -11,7 +11,7 @@ from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc.discover import META_COLUMNS, POSITION_COLUMNS
 from source_postgres_cdc.pgtypes import Rendering
-from source_postgres_cdc.state import StreamIdentity
+from source_postgres_cdc.state import SentColumn, StreamIdentity
 from source_postgres_cdc.tables import Column, Membership, Table
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Stream(msgspec.Struct, frozen=True):
     @property
     def identity(self) -> StreamIdentity:
         """What the state keeps of the table, to be told when it is another one."""
-        columns = {column.name: column.type_oid for column in self.columns}
+        columns = {column.name: SentColumn(column.type_oid, column.typmod, column.number) for column in self.columns}
         return StreamIdentity(self.table.oid, self.member_oid, columns)
 
 
@@ -118,27 +118,38 @@ def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership
 
 
 def expect_same(stream: Stream, known: StreamIdentity) -> None:
-    """Raise ConfigError where what happened to ``stream`` since its state cannot be known; warn of new columns."""
+    """Raise ConfigError where what happened to ``stream`` since its state cannot be known."""
     now = stream.identity
     if now.table != known.table:
         what = "was dropped and made anew, or another table has taken its name"
     elif now.member != known.member:
         what = "was not in the publication for a while"
     else:
-        changed = [name for name, oid in now.columns.items() if known.columns.get(name) != oid]
-        if changed:
-            log.warning(
-                "%s: columns that are new or have another type: %s. Rows that do not change keep what was sent before, "
-                "until the stream is refreshed",
-                _shown(stream.id),
-                ", ".join(changed),
-            )
         return
     raise ConfigError(
         f"The table {_shown(stream.id)} {what}: what happened meanwhile is not known.",
         remedy="Refresh the stream: its rows must be read anew.",
         stream=stream.id,
     )
+
+
+def is_outdated(stream: Stream, known: StreamIdentity, *, resnapshots: bool) -> bool:
+    """Whether the rows of ``stream`` are to be read anew: they were sent without columns, or with other values in them.
+
+    If they are not to be, that is only said.
+    """
+    changed = known.changed(stream.identity)
+    if not changed:
+        return False
+    log.warning(
+        "%s: columns that are new or have another type: %s. %s",
+        _shown(stream.id),
+        ", ".join(changed),
+        "The table is read anew"
+        if resnapshots
+        else "Rows that do not change keep what was sent before, until the stream is refreshed",
+    )
+    return resnapshots
 
 
 def _selected(entry: ConfiguredStream, table: Table, is_followed: bool) -> tuple[Column, ...]:

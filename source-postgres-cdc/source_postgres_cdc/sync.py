@@ -14,8 +14,8 @@ from source_postgres_cdc.follow import Following
 from source_postgres_cdc.initial import InitialLoad
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
-from source_postgres_cdc.state import State, merged
-from source_postgres_cdc.streams import Stream, expect_same, published
+from source_postgres_cdc.state import State, StreamProgress, merged
+from source_postgres_cdc.streams import Stream, expect_same, is_outdated, published
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,7 @@ class Sync(msgspec.Struct):
         )
         for stream in followed:
             if progress := state.streams.get(stream.id):
-                if progress.identity is not None:
-                    expect_same(stream, progress.identity)
-                    if progress.identity != stream.identity:
-                        progress.page = 0  # the parts that were read lack a column
-                if not progress.is_refreshed:
-                    progress.identity = stream.identity
+                self._meet(stream, progress)
         load = self._initial_load()
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
         is_owed = given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
@@ -73,6 +68,17 @@ class Sync(msgspec.Struct):
         if not self.server.in_recovery:
             heartbeat.beat(self.settings)
         self._follow(followed, state)
+
+    def _meet(self, stream: Stream, progress: StreamProgress) -> None:
+        """Meet a stream with what the state knows of it. Raises ConfigError where it cannot go on."""
+        if progress.identity is not None:
+            expect_same(stream, progress.identity)
+            if is_outdated(stream, progress.identity, resnapshots=self.settings.resnapshots):
+                if progress.is_complete:
+                    progress.refresh()
+                progress.page = 0  # the parts that were read lack a column
+        if not progress.is_refreshed:
+            progress.identity = stream.identity
 
     def _follow(self, followed: Sequence[Stream], state: State) -> None:
         """Read the changes up to the present, and say so in a STATE."""

@@ -15,13 +15,14 @@ from source_postgres_cdc.selection import Selection
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column with its type as the catalogue names it, and whether the user may read it."""
+    """A column with its type as the catalogue names it, whether the user may read it, and its number in the table."""
 
     name: str
     type_oid: int
     typmod: int
     is_generated: bool
-    is_readable: bool = True
+    is_readable: bool
+    number: int
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ order by n.nspname, c.relname
 
 _COLUMNS = """
 select a.attrelid::bigint, a.attname, a.atttypid::bigint, a.atttypmod, {is_generated},
-       has_column_privilege(a.attrelid, a.attnum, 'select')
+       has_column_privilege(a.attrelid, a.attnum, 'select'), a.attnum
 from pg_attribute a
 where a.attrelid = any (%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
 order by a.attrelid, a.attnum

@@ -65,7 +65,8 @@ def test_airbyte_configurations_are_accepted(more):
         ({"state_type": "legacy"}, "'global' or 'stream'"),
         ({"entra_service_principal_auth": True}, "password"),
         ({"jdbc_url_params": "a=b"}, "jdbc_url_params"),
-        ({"truncate_handling": "propagate"}, "truncate_handling"),
+        ({"truncate_handling": "ignore"}, "'warn', 'fail' or 'propagate'"),
+        ({"run_mode": "continuous"}, "run_mode"),
         ({"tables": "public.a b.c"}, "whitelist"),
     ],
 )

@@ -11,14 +11,16 @@ import pytest
 
 from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc import state
-from source_postgres_cdc.state import State, StreamIdentity, StreamProgress
+from source_postgres_cdc.state import SentColumn, State, StreamIdentity, StreamProgress
 
 USERS = StreamName("public", "users")
 ORDERS = StreamName("public", 'or"ders é')
 
 
 def example(position: int = 0x1_0000_0010) -> State:
-    users = StreamProgress(True, "10:20:12,15", 0x1_0000_0020, StreamIdentity(16390, 16400, {"id": 23}))
+    users = StreamProgress(
+        True, "10:20:12,15", 0x1_0000_0020, StreamIdentity(16390, 16400, {"id": SentColumn(23, -1, 1)})
+    )
     progress = {USERS: users, ORDERS: StreamProgress(is_complete=False)}
     return State("slot", "7710262860117813849", 3, "my db", position, progress)
 
