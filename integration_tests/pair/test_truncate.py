@@ -161,3 +161,24 @@ def test_other_modes_keep_the_record_as_it_is(tables, destination_db):
     rows = destination_db.rows("select id, v from public.t where _ab_cdc_deleted_at is not null")
     assert rows == [(None, None)]
     assert destination_db.value("select count(*) from public.t") == 6
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "drop table other; create table other (id int primary key, v text);"
+        "alter publication airbyte_publication add table only other; insert into other values (2, 'of the new')",
+        "alter publication airbyte_publication drop table other; delete from other where id > 2;"
+        "update other set v = 'unseen' where id = 2; alter publication airbyte_publication add table only other",
+    ],
+    ids=["made anew", "not published for a while"],
+)
+def test_a_table_whose_changes_were_not_seen_is_read_anew_and_what_is_older_goes(tables, destination_db, script):
+    catalog = catalog_of(tables)
+    passed = sync(tables, destination_db, catalog, truncate_handling="propagate")
+    tables.execute("insert into other values (8, 'gone')")
+    for statement in script.split(";"):
+        tables.execute(statement)
+    passed = sync(tables, destination_db, catalog, passed.states[-1], truncate_handling="propagate")
+    assert passed.ok, passed.printed[-5:]
+    assert differences(tables, destination_db, "other", SHOWN) == []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -12,12 +13,11 @@ import msgspec
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConfigError, StreamName
-from source_postgres_cdc import stamp
+from source_postgres_cdc import stamp, tables
 from source_postgres_cdc.barrier import Visibility
 from source_postgres_cdc.core import pgoutput
 from source_postgres_cdc.core.blocks import ROW_HEADER, Block
 from source_postgres_cdc.core.pgoutput import UNCHANGED, Commit, Relation
-from source_postgres_cdc.core.plan import END
 from source_postgres_cdc.core.tuples import ORDINAL_STEP, SlowRow
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.relations import Target, target_of
@@ -51,7 +51,8 @@ class Changes:
     """Takes the frames of one decoding session; rendered rows leave through the emitter in order of delivery.
 
     ``progress`` says what of each stream is left out: what the snapshot of a stream that is loaded for the first time
-    shows already, so that each change is sent once; and what committed before its own position.
+    shows already, so that each change is sent once; and what committed before its own position. ``leaf_progress``: the
+    same of partitions, by OID, that have come to a table later.
     ``session`` is used for the catalogue and re-selects. ``numbered``: each row says its position.
     ``truncate_handling``: a TRUNCATE is logged, raised as ConfigError, or sent as a record without key that says so.
     """
@@ -65,16 +66,22 @@ class Changes:
         *,
         numbered: bool,
         truncate_handling: TruncateHandling = "warn",
+        leaf_progress: Mapping[int, StreamProgress] = MappingProxyType({}),
     ) -> None:
         # Streams of which rows were sent whose columns had other types than the catalogue says.
         self.outdated: set[StreamName] = set()
+        # Streams of which rows have gone that nobody can name.
+        self.thinned: set[StreamName] = set()
         self._session = session
         self._numbered = numbered
         self._truncate_handling = truncate_handling
         # By OID: a name may have been another table's when its rows changed, and may be again.
         self._streams = {stream.table.oid: stream for stream in streams if stream.is_followed}
+        self._has_roots = any(stream.table.kind == "p" for stream in self._streams.values())
         self._progress = progress
-        self._left_out_until = max((each.left_out_until for each in progress.values()), default=0)
+        self._leaf_progress = leaf_progress
+        every = [*progress.values(), *leaf_progress.values()]
+        self._left_out_until = max((each.left_out_until for each in every), default=0)
         self._emitter = emitter
         # By the four bytes of the relation's OID as they stand in a frame.
         self._targets: dict[bytes, Target] = {}
@@ -90,8 +97,9 @@ class Changes:
         if tag in (pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE):
             self._transaction.number += ORDINAL_STEP
             target = self._targets.get(frame[1:5])
-            if target is not None:
+            while target is not None:
                 self._change(target, lsn, frame)
+                target = target.also
         elif tag == pgoutput.BEGIN:
             self._begin(pgoutput.decode_begin(frame))
         elif tag == pgoutput.COMMIT:
@@ -100,10 +108,7 @@ class Changes:
             self._relation(pgoutput.decode_relation(frame))
         elif tag == pgoutput.TRUNCATE:
             self._transaction.number += ORDINAL_STEP
-            for oid in pgoutput.decode_truncate(frame).relation_oids:
-                target = self._targets.get(oid.to_bytes(4, "big"))
-                if target is not None:
-                    self._truncate(target, lsn)
+            self._truncate_all(pgoutput.decode_truncate(frame).relation_oids, lsn)
         return None
 
     def take_run(self, block: Block) -> None:
@@ -145,7 +150,7 @@ class Changes:
             self._leave_out_nothing()
         if now - self._emitted_ms > _HEAD_AGE_MS:
             self._emitted_ms = now
-            for target in self._targets.values():
+            for target in self._every_target():
                 target.head = stamp.head(target.stream.id, now)
         transaction = self._transaction
         transaction.xid = begin.xid
@@ -158,8 +163,13 @@ class Changes:
 
     def _leave_out_nothing(self) -> None:
         self._progress, self._left_out_until = {}, sys.maxsize
-        for target in self._targets.values():
+        self._leaf_progress = {}
+        for target in self._every_target():
             target.visibility, target.position, target.deletes_below = None, 0, 0
+
+    def _every_target(self) -> Iterator[Target]:
+        for target in self._targets.values():
+            yield from target.chain()
 
     def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
@@ -214,33 +224,66 @@ class Changes:
         return f"{around[0]}{lsn}{around[1]}{number if self._numbered else ''}"
 
     def _relation(self, relation: Relation) -> None:
-        stream = self._streams.get(relation.oid)
-        if stream is None:
-            self._targets.pop(relation.oid.to_bytes(4, "big"), None)
-            return
-        # The plan of rows in the batch stays theirs: it is held by each.
+        owners = [relation.oid]
+        if self._has_roots:
+            # As it is now: what is no partition any more has taken its rows away.
+            owners += tables.partitioned_by(self._session, relation.oid)
+        target: Target | None = None
+        for oid in reversed(owners):
+            if stream := self._streams.get(oid):
+                target = self._target(stream, relation, target)
+        key = relation.oid.to_bytes(4, "big")
+        if target is None:
+            self._targets.pop(key, None)
+        else:
+            # The plan of rows in the batch stays theirs: it is held by each.
+            self._targets[key] = target
+
+    def _target(self, stream: Stream, relation: Relation, also: Target | None) -> Target:
         target = target_of(self._session, stream, relation, self._emitted_ms, numbered=self._numbered)
-        if progress := self._progress.get(stream.id):
+        target.also = also
+        progress = self._progress.get(stream.id)
+        if relation.oid != stream.table.oid and relation.oid in self._leaf_progress:
+            progress = self._leaf_progress[relation.oid]
+        if progress is not None:
             target.visibility = Visibility(progress.snapshot) if progress.snapshot is not None else None
             target.position, target.deletes_below = progress.position, progress.deletes_below
-        self._targets[relation.oid.to_bytes(4, "big")] = target
+        return target
 
-    def _truncate(self, target: Target, lsn: int) -> None:
+    def _truncate_all(self, oids: Sequence[int], lsn: int) -> None:
+        emptied = set(oids)
+        targets: dict[StreamName, Target] = {}
+        for oid in oids:
+            target = self._targets.get(oid.to_bytes(4, "big"))
+            for each in target.chain() if target is not None else ():
+                targets.setdefault(each.stream.id, each)
+        for target in targets.values():
+            table = target.stream.table
+            # Of a partitioned table its partitions are named, where it is not itself.
+            is_whole = table.oid in emptied or emptied.issuperset(leaf.oid for leaf in table.leaves)
+            self._truncate(target, lsn, is_whole=is_whole)
+
+    def _truncate(self, target: Target, lsn: int, *, is_whole: bool) -> None:
         stream, transaction = target.stream, self._transaction
         only_delete = target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn)
         if only_delete:
             if not target.deletes_below:
                 return
             lsn = min(lsn, target.deletes_below - 1)
-        if self._truncate_handling == "propagate":
+        if self._truncate_handling == "propagate" and is_whole:
             tail = self._tail(lsn, transaction.deleted_around_lsn, transaction.number)
-            self._batch.append(f"{target.head}{stamp.truncation(stream.table.key)}{tail}{END}")
+            self._batch.append(stamp.truncation(target.head, stream.table.key, tail))
             transaction.streams.add(stream.id)
             return
+        what = f"{'' if is_whole else 'A partition of '}{stream.id.namespace}.{stream.id.name}"
         if self._truncate_handling == "fail" and not only_delete:
             raise ConfigError(
-                f"{stream.id.namespace}.{stream.id.name} was truncated (truncate_handling is fail).",
+                f"{what} was truncated (truncate_handling is fail).",
                 remedy="Refresh the stream and remove its rows, so that it is read anew.",
                 stream=stream.id,
             )
-        log.warning("%s.%s was truncated: its rows stay at the destination until the stream is refreshed", *stream.id)
+        if self._truncate_handling == "propagate":
+            log.warning("%s was truncated: the whole is read anew", what)
+            self.thinned.add(stream.id)
+            return
+        log.warning("%s was truncated: its rows stay at the destination until the stream is refreshed", what)

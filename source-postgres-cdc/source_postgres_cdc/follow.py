@@ -87,6 +87,12 @@ class Following:
             self._emitter,
             numbered=self._settings.emit_position,
             truncate_handling=self._settings.truncate_handling,
+            leaf_progress={
+                oid: fresh
+                for stream in self._streams
+                if (progress := state.streams.get(stream.id)) is not None
+                for oid, fresh in progress.fresh_leaves.items()
+            },
         )
         with self._open(state.lsn, end) as reader:
             checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
@@ -105,10 +111,14 @@ class Following:
             self._has_bulk = False
 
     def _remember(self, changes: Changes, state: State) -> None:
-        """Have the next sync read anew what has been sent in another form than the table has."""
+        """Have read anew what was sent in another form than the table has, or has lost rows that nobody can name."""
         if self._settings.resnapshots:
             for stream in changes.outdated:
                 state.streams[stream].refresh()
+            for stream in changes.thinned:
+                state.streams[stream].refresh(sweeps=True)
+            changes.outdated.clear()
+            changes.thinned.clear()
 
     def _report(self, position: int, end: int) -> None:
         if time.monotonic() - self._reported > PROGRESS_S:

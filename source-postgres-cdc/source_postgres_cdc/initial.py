@@ -99,7 +99,8 @@ class InitialLoad:
         """Follow from the slot on, without the rows that are there; the snapshot only ends a decoding session."""
         for stream in streams:
             if stream.is_followed:
-                state.streams[stream.id] = StreamProgress(is_complete=True, identity=stream.identity)
+                leaves = frozenset(leaf.oid for leaf in stream.table.leaves)
+                state.streams[stream.id] = StreamProgress(is_complete=True, identity=stream.identity, leaves=leaves)
         self._emitter.state(state)
         return [stream for stream in streams if not stream.is_followed]
 
@@ -142,4 +143,5 @@ class InitialLoad:
     def _is_complete(self, stream: Stream, state: State) -> bool:
         if not stream.is_followed:
             return stream.id in self._done
-        return stream.id in state.streams and state.streams[stream.id].is_complete
+        progress = state.streams.get(stream.id)
+        return progress is not None and progress.is_complete and not stream.new_leaves(progress)

@@ -17,7 +17,7 @@ from airbyte_pg import sql
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConfigError, TransientError
 from source_postgres_cdc import server
-from source_postgres_cdc.tables import Table
+from source_postgres_cdc.tables import Table, load_members
 
 MARK = "made by source-postgres-cdc"
 # Behind the mark: for whom.
@@ -101,8 +101,8 @@ def ensure(session: Connection, name: str, tables: Sequence[Table], *, slot: str
     else:
         if found.operations_missing:
             raise incomplete(session, found)
-        members = _member_oids(session, name)
-        absent = [table for table in tables if table.oid not in members]
+        members = load_members(session, session.server_version, name)
+        absent = [table for table in tables if table.id not in members]
         if not absent:
             return
         statements = [add_statement(name, absent)]
@@ -147,10 +147,6 @@ def incomplete(session: Connection, found: Publication) -> ConfigError:
         f"The publication {found.name} does not publish: {listed}. Those changes would be lost.",
         remedy=f"Run: {sql.text(statement, session)};",
     )
-
-
-def _member_oids(session: Connection, name: str) -> set[int]:
-    return {row[0] for row in server.rows(session, "select relid::bigint from pg_get_publication_tables(%s)", (name,))}
 
 
 def _listed(tables: Sequence[Table]) -> Composed:

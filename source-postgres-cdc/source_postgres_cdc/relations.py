@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import msgspec
 
@@ -25,6 +26,7 @@ class Target(msgspec.Struct):
     Left out is what ``visibility`` shows, and what committed before ``position``; but for deletes, where
     ``deletes_below`` says so (``StreamProgress``). ``problem``: why its rows cannot be sent; raised at the first row
     that would be. ``is_outdated``: its rows have columns of other types than those that the stream has now.
+    ``also``: of another stream that has the same rows (a partition's are those of what it is a partition of, too).
     """
 
     stream: Stream
@@ -34,14 +36,28 @@ class Target(msgspec.Struct):
     head: str
     problem: ConfigError | None
     is_outdated: bool = False
+    also: Target | None = None
     visibility: Visibility | None = None
     position: int = 0
     deletes_below: int = 0
 
     @property
     def is_rare(self) -> bool:
-        """Whether some of its rows are left out, cannot be sent, or will have to be read anew."""
-        return self.visibility is not None or self.position > 0 or self.problem is not None or self.is_outdated
+        """Whether its rows cannot be handed out in runs: some are left out, cannot be sent, go to two streams …"""
+        return (
+            self.visibility is not None
+            or self.position > 0
+            or self.problem is not None
+            or self.is_outdated
+            or self.also is not None
+        )
+
+    def chain(self) -> Iterator[Target]:
+        """This one and all of the other streams."""
+        target: Target | None = self
+        while target is not None:
+            yield target
+            target = target.also
 
     def leaves_out(self, xid: int, commit_lsn: int) -> bool:
         """Whether a transaction is done with: by the snapshot that shows it, or by a position behind it."""

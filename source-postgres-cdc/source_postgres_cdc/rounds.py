@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -39,18 +39,23 @@ from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.snapshot import Pages, Part, Storage
 from source_postgres_cdc.state import State, StreamProgress
 from source_postgres_cdc.streams import Stream
+from source_postgres_cdc.tables import Leaf
 
 log = logging.getLogger(__name__)
 
 
 class _Table(msgspec.Struct):
-    """A table that is being read. ``left``: first pages of the parts that are not done, handed out or not."""
+    """A table that is being read. ``left``: first pages of the parts that are not done, handed out or not.
+
+    ``is_addition``: it was complete, and partitions have come to it.
+    """
 
     stream: Stream
     waiting: deque[Part]
     left: list[int]
     started: float
     rows: int = 0
+    is_addition: bool = False
 
 
 def _begun(taken: Snapshot, *, sends_deletes: bool) -> StreamProgress:
@@ -136,7 +141,9 @@ class Round:
             log.info("%s.%s: %d rows read in %.1f s", *part.stream, table.rows, time.monotonic() - table.started)
         if self._state is not None and table.stream.is_followed:
             progress = self._state.streams[part.stream]
-            if table.left:
+            if table.is_addition:
+                self._add(progress, table.stream, part)
+            elif table.left:
                 progress.page = min(table.left)
             else:
                 progress.is_complete, progress.page, progress.file = True, 0, None
@@ -147,6 +154,8 @@ class Round:
 
     def _begin(self, stream: Stream) -> _Table:
         storage = snapshot.lock(self._session, stream.table, self._known)
+        if stream.is_followed and stream.table.kind == "p" and self._state is not None:
+            return self._begin_leaves(stream, self._state)
         part_pages = self._part_pages(stream, storage)
         can_be_split = part_pages is not None and snapshot.can_be_split(
             stream.table, storage, self._session.server_version
@@ -155,8 +164,35 @@ class Round:
         ranges = snapshot.split(first, end, part_pages) if can_be_split and part_pages else [snapshot.WHOLE]
         if ranges == [Pages(0, ranges[0].end)]:
             ranges = [snapshot.WHOLE]
-        parts = self._parts(stream, ranges)
-        table = _Table(stream, deque(parts), [part.pages.first for part in parts], time.monotonic())
+        return self._enqueue(stream, self._parts(stream, ranges))
+
+    def _begin_leaves(self, stream: Stream, state: State) -> _Table:
+        """A partitioned table is read partition by partition, in the order of their OIDs."""
+        table = stream.table
+        progress = state.streams.get(stream.id)
+        is_addition = progress is not None and progress.is_complete
+        if progress is None or not progress.is_complete:
+            first, _ = self._enter(stream, Storage(table.oid, 0, is_heap=False))
+            progress = state.streams[stream.id]
+            if not first:
+                progress.leaves = frozenset(leaf.oid for leaf in table.leaves)
+            leaves = [leaf for leaf in table.leaves if leaf.oid in progress.leaves and leaf.oid >= first]
+        else:
+            leaves = [leaf for leaf in table.leaves if leaf.oid not in progress.leaves]
+        # Who may read the whole may not read its parts.
+        parts = self._parts(stream, [snapshot.WHOLE], leaves if table.has_open_leaves else ())
+        return self._enqueue(stream, parts, is_addition=is_addition)
+
+    def _add(self, progress: StreamProgress, stream: Stream, part: Part) -> None:
+        """Rows of partitions that have come to a table since it was read are there now."""
+        added = stream.new_leaves(progress) if part.pages == snapshot.WHOLE else {part.pages.first}
+        for oid in added:
+            progress.fresh_leaves[oid] = _begun(self._taken, sends_deletes=stream.is_deduplicated)
+        progress.leaves |= added
+
+    def _enqueue(self, stream: Stream, parts: Sequence[Part], *, is_addition: bool = False) -> _Table:
+        first_pages = [part.pages.first for part in parts]
+        table = _Table(stream, deque(parts), first_pages, time.monotonic(), is_addition=is_addition)
         self._tables[stream.id] = self._current = table
         return table
 
@@ -172,7 +208,9 @@ class Round:
         progress = self._state.streams.get(stream.id)
         if progress is None or progress.is_refreshed:
             sends_deletes = progress is not None or (stream.is_deduplicated and self._may_be_known)
+            sweeps = progress is not None and progress.sweep > 0
             progress = self._state.streams[stream.id] = _begun(self._taken, sends_deletes=sends_deletes)
+            progress.sweep = self._taken.lsn if sweeps else 0
         if progress.page and storage is not None and progress.file == storage.file:
             log.info("%s.%s: going on at page %d of %d", *stream.id, progress.page, storage.pages)
         else:
@@ -182,7 +220,8 @@ class Round:
         self._is_unsaid = True
         return progress.page, progress.pages
 
-    def _parts(self, stream: Stream, ranges: Iterable[Pages]) -> list[Part]:
+    def _parts(self, stream: Stream, ranges: Sequence[Pages], leaves: Sequence[Leaf] = ()) -> list[Part]:
+        """The parts of ``stream``: its ``leaves``, if there are any, or else ``ranges`` of its pages."""
         types = tables.load_types(self._session, {column.type_oid for column in stream.columns}, stream.rendering)
         key = stream.table.key if stream.is_followed else ()
         columns = tuple(
@@ -191,9 +230,13 @@ class Round:
         )
         names = [column.name for column in stream.columns]
         stdout = snapshot.to_stdout(stream.rendering)
-        statements = (
-            snapshot.copy_statement(stream.table, names, stream.row_filter, stdout, pages) for pages in ranges
-        )
+        if leaves:
+            ranges = [Pages(leaf.oid, leaf.oid + 1) for leaf in leaves]
+            statements = [snapshot.leaf_statement(leaf, names, stream.row_filter, stdout) for leaf in leaves]
+        else:
+            statements = [
+                snapshot.copy_statement(stream.table, names, stream.row_filter, stdout, pages) for pages in ranges
+            ]
         return [
             Part(
                 stream.id,

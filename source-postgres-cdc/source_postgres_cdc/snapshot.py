@@ -18,7 +18,7 @@ from airbyte_pg.errors import ConfigError, ConnectorError, StreamName, Transient
 from source_postgres_cdc import server, stamp
 from source_postgres_cdc.core.plan import CopyPlan, PlanColumn
 from source_postgres_cdc.pgtypes import Rendering
-from source_postgres_cdc.tables import Table
+from source_postgres_cdc.tables import Leaf, Table
 
 # psycopg2 calls `write` once per row; a C-level buffer in between makes that one Python call per chunk. What is made of
 # a small chunk fits memory that Python keeps; for larger ones it is had from the system and given back again and again
@@ -109,7 +109,8 @@ from pg_class c left join pg_am a on a.oid = c.relam where c.oid = any (%s::oid[
 
 def storages(session: Connection, read_tables: Sequence[Table]) -> dict[int, Storage]:
     """Where each table's rows are now, by OID; to be taken before a snapshot, for ``lock``."""
-    found = server.rows(session, _STORAGES, ([table.oid for table in read_tables],))
+    oids = [oid for table in read_tables for oid in (table.oid, *(leaf.oid for leaf in table.leaves))]
+    found = server.rows(session, _STORAGES, (oids,))
     return {oid: Storage(*storage) for oid, *storage in found}
 
 
@@ -122,18 +123,20 @@ def lock(session: Connection, table: Table, known: Mapping[int, Storage]) -> Sto
     if table.kind in "rp":
         # As LOCK TABLE does, which asks for more than a right to read some of its columns.
         hold = SQL("select {} from {}{} limit 0").format(
-            sql.names(column.name for column in table.columns[:1]), _only(table), sql.table(table.schema, table.name)
+            sql.names(column.name for column in table.columns[:1]), only(table), sql.table(table.schema, table.name)
         )
         with session.cursor() as cursor:
             cursor.execute(hold)
-    now = storages(session, [table]).get(table.oid)
-    if now is None or table.oid not in known or now.file != known[table.oid].file:
+    now = storages(session, [table])
+    for oid in (table.oid, *(leaf.oid for leaf in table.leaves)):
+        if oid in now and oid in known and now[oid].file == known[oid].file:
+            continue
         raise TransientError(
             f"The table {table.schema}.{table.name} was rewritten after the snapshot began.",
             remedy="The next sync reads it again.",
             stream=table.id,
         )
-    return now
+    return now[table.oid]
 
 
 def can_be_split(table: Table, storage: Storage, version: int) -> bool:
@@ -160,7 +163,7 @@ def copy_statement(
     is_plain = table.kind == "r" and not any(column.is_generated and column.name in columns for column in table.columns)
     if is_plain and columns and row_filter is None and pages == WHOLE:
         return SQL("copy {} ({}) {}").format(relation, sql.names(columns), stdout)
-    query = SQL("select {} from {}{}").format(sql.names(columns) if columns else SQL(""), _only(table), relation)
+    query = SQL("select {} from {}{}").format(sql.names(columns) if columns else SQL(""), only(table), relation)
     conditions = [
         SQL("ctid {} {}::tid").format(SQL(operator), sql.literal(f"({page},0)"))
         for operator, page in ((">=", pages.first), ("<", pages.end))
@@ -173,13 +176,21 @@ def copy_statement(
     return SQL("copy ({}) {}").format(query, stdout)
 
 
+def leaf_statement(leaf: Leaf, columns: Sequence[str], row_filter: str | None, stdout: SQL) -> Composable:
+    """The COPY of ``columns`` of a partition to text."""
+    query = SQL("select {} from only {}").format(sql.names(columns), sql.table(leaf.schema, leaf.name))
+    if row_filter is not None:
+        query += SQL(" where ({})").format(SQL(row_filter))
+    return SQL("copy ({}) {}").format(query, stdout)
+
+
 def to_stdout(rendering: Rendering) -> SQL:
     """How COPY gives text: in UTF-8, but as it is stored where the database knows no encoding."""
     return SQL("to stdout" if rendering.has_encoding else "to stdout (encoding 'SQL_ASCII')")
 
 
-def _only(table: Table) -> SQL:
-    # As COPY of a table does: rows of inheritance children belong to their own streams.
+def only(table: Table) -> SQL:
+    """What stands before a table's name: rows of inheritance children belong to their own streams, as for COPY."""
     return SQL("only ") if table.kind == "r" else SQL("")
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import orjson
 
 from airbyte_pg.errors import StreamName
+from source_postgres_cdc.core.plan import END
 from source_postgres_cdc.discover import (
     CDC_COMMIT_LSN,
     CDC_DELETED_AT,
@@ -42,10 +43,10 @@ def around_lsn(updated_at: str, commit_lsn: int | None, *, deleted: bool = False
     return f',"{CDC_UPDATED_AT}":"{updated_at}","{CDC_LSN}":', f',"{CDC_DELETED_AT}":{deleted_at}{position}'
 
 
-def truncation(key: Iterable[str]) -> str:
-    """The data of a record that says that a table was emptied, up to its meta columns (latin-1 text of UTF-8)."""
+def truncation(head_: str, key: Iterable[str], tail: str) -> str:
+    """The RECORD line that says that every row is gone that is older than the LSN in ``tail``."""
     nulls = "".join(f"{_json(name)}:null," for name in key)
-    return f"{nulls}{_json(CDC_TRUNCATE)}:true"
+    return f"{head_}{nulls}{_json(CDC_TRUNCATE)}:true{tail}{END}"
 
 
 def commit_time(commit_us: int) -> str:

@@ -53,6 +53,9 @@ class StreamIdentity(msgspec.Struct, frozen=True):
         return [name for name, column in now.columns.items() if name not in known or not known[name].goes_on_as(column)]
 
 
+SWEEP = 1
+
+
 class StreamProgress(msgspec.Struct):
     """A followed stream. ``is_complete``: all its rows have been read in a snapshot.
 
@@ -64,7 +67,11 @@ class StreamProgress(msgspec.Struct):
     ``position``: every transaction that committed before it is done with for this stream, where that lies ahead of
     the state's own position.
     Of a table in parts every page before ``page`` is done, of ``pages`` that it had when it was begun, as long as its
-    rows are in ``file``.
+    rows are in ``file``. The parts of a partitioned table are its partitions: ``leaves`` are those that have been read,
+    or are to be; ``page`` is the OID of the first that is not done, and ``file`` the table's own OID. Of
+    ``fresh_leaves``, which have come later and were read in this sync, is left out what their snapshots show.
+    ``sweep``: once all is read anew, what is older is to be removed from the destination (``SWEEP``: it has not begun;
+    else the stamp of the first rows).
     """
 
     is_complete: bool
@@ -76,16 +83,25 @@ class StreamProgress(msgspec.Struct):
     page: int = 0
     pages: int = 0
     file: int | None = None
+    leaves: frozenset[int] = frozenset()
+    fresh_leaves: dict[int, StreamProgress] = msgspec.field(default_factory=dict)
+    sweep: int = 0
 
     @property
     def is_refreshed(self) -> bool:
         """Whether rows from before may be at the destination, and the stream is to be read anew."""
         return not self.is_complete and self.identity is None
 
-    def refresh(self) -> None:
-        """The stream is to be read anew; rows from before are at the destination."""
+    def refresh(self, *, sweeps: bool = False) -> None:
+        """The stream is to be read anew; rows from before are at the destination.
+
+        ``sweeps``: some of them have gone unseen, so those that are not read again are to be removed.
+        """
+        if sweeps:
+            self.sweep = SWEEP
         self.is_complete, self.identity, self.page, self.file = False, None, 0, None
         self.snapshot, self.snapshot_until, self.deletes_below = None, 0, 0
+        self.leaves = frozenset()
 
     @property
     def left_out_until(self) -> int:
@@ -171,6 +187,10 @@ class State(msgspec.Struct):
             own |= msgspec.to_builtins(progress.identity)
         if not progress.is_complete and progress.file is not None:
             own |= {"page": progress.page, "pages": progress.pages, "file": progress.file}
+        if progress.sweep:
+            own["sweep"] = lsn.render(progress.sweep)
+        if progress.leaves:
+            own["leaves"] = sorted(progress.leaves)
         if progress.snapshot_until > max(self.lsn, progress.position):
             own |= {"snapshot": progress.snapshot, "snapshot_until": lsn.render(progress.snapshot_until)}
         if progress.deletes_below and progress.left_out_until > self.lsn:
@@ -339,6 +359,8 @@ def _parse_stream(entry: Mapping[str, Any]) -> tuple[StreamName, StreamProgress]
         page=int(own.get("page") or 0),
         pages=int(own.get("pages") or 0),
         file=own.get("file"),
+        leaves=frozenset(map(int, own.get("leaves") or ())),
+        sweep=lsn.parse(own["sweep"]) if own.get("sweep") else 0,
     )
 
 

@@ -11,7 +11,7 @@ from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from source_postgres_cdc.discover import META_COLUMNS, POSITION_COLUMNS
 from source_postgres_cdc.pgtypes import Rendering
-from source_postgres_cdc.state import SentColumn, StreamIdentity
+from source_postgres_cdc.state import SentColumn, StreamIdentity, StreamProgress
 from source_postgres_cdc.tables import Column, Membership, Table
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ class Stream(msgspec.Struct, frozen=True):
     def fields(self) -> frozenset[str]:
         """Names of the columns that are sent."""
         return frozenset(column.name for column in self.columns)
+
+    def new_leaves(self, progress: StreamProgress) -> set[int]:
+        """The partitions that have come to the table since it was read."""
+        return {leaf.oid for leaf in self.table.leaves} - progress.leaves
 
     @property
     def identity(self) -> StreamIdentity:
@@ -117,16 +121,16 @@ def published(streams: Sequence[Stream], members: Mapping[StreamName, Membership
     return narrowed
 
 
-def expect_same(stream: Stream, known: StreamIdentity) -> None:
-    """Raise ConfigError where what happened to ``stream`` since its state cannot be known."""
+def what_happened(stream: Stream, known: StreamIdentity) -> ConfigError | None:
+    """The error of a stream whose table is another one since its state, or was not published for a while."""
     now = stream.identity
     if now.table != known.table:
         what = "was dropped and made anew, or another table has taken its name"
     elif now.member != known.member:
         what = "was not in the publication for a while"
     else:
-        return
-    raise ConfigError(
+        return None
+    return ConfigError(
         f"The table {_shown(stream.id)} {what}: what happened meanwhile is not known.",
         remedy="Refresh the stream: its rows must be read anew.",
         stream=stream.id,

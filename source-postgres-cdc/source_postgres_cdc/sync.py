@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 import msgspec
 
+from airbyte_pg import messages
 from airbyte_pg.connect import Connection
-from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, server, tables
+from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, server, stamp, tables
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.follow import Following
 from source_postgres_cdc.initial import InitialLoad
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
-from source_postgres_cdc.state import State, StreamProgress, merged
-from source_postgres_cdc.streams import Stream, expect_same, is_outdated, published
+from source_postgres_cdc.state import SWEEP, State, StreamProgress, merged
+from source_postgres_cdc.streams import Stream, is_outdated, published, what_happened
 
 log = logging.getLogger(__name__)
 
@@ -61,22 +62,44 @@ class Sync(msgspec.Struct):
         load = self._initial_load()
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
         is_owed = given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
-        while not load.read_new(streams, state, is_owed=is_owed):
+        is_over = False
+        while not is_over:
+            is_over = load.read_new(streams, state, is_owed=is_owed)
+            if is_over and not self.server.in_recovery:
+                heartbeat.beat(self.settings)
             self._follow(followed, state)
-            load.expect_time_left()
+            if any(progress.sweep == SWEEP for progress in state.streams.values()):
+                is_over = False
+            if not is_over:
+                load.expect_time_left()
             is_owed = True
-        if not self.server.in_recovery:
-            heartbeat.beat(self.settings)
-        self._follow(followed, state)
 
     def _meet(self, stream: Stream, progress: StreamProgress) -> None:
         """Meet a stream with what the state knows of it. Raises ConfigError where it cannot go on."""
+        settings = self.settings
+        sweeps = settings.resnapshots and settings.truncate_handling == "propagate"
         if progress.identity is not None:
-            expect_same(stream, progress.identity)
-            if is_outdated(stream, progress.identity, resnapshots=self.settings.resnapshots):
+            if (happened := what_happened(stream, progress.identity)) is not None:
+                if not sweeps:
+                    raise happened
+                log.warning("%s It is read anew, and what is not there any more is removed", happened.message)
+                progress.refresh(sweeps=True)
+            elif is_outdated(stream, progress.identity, resnapshots=settings.resnapshots):
                 if progress.is_complete:
                     progress.refresh()
                 progress.page = 0  # the parts that were read lack a column
+        if gone := progress.leaves - {leaf.oid for leaf in stream.table.leaves}:
+            log.warning(
+                "%s.%s: %d partitions were detached or dropped: %s",
+                *stream.id,
+                len(gone),
+                "the whole is read anew, and their rows are removed"
+                if sweeps
+                else "their rows stay at the destination until the stream is refreshed",
+            )
+            progress.leaves -= gone
+            if sweeps:
+                progress.refresh(sweeps=True)
         if not progress.is_refreshed:
             progress.identity = stream.identity
 
@@ -91,7 +114,22 @@ class Sync(msgspec.Struct):
         for end in sorted({*state.cuts, fence}):
             following.read_to(end, state)
         server.value(self.session, "select 1")  # the lock is still ours
+        self._sweep(followed, state)
         self.emitter.state(state)
+
+    def _sweep(self, followed: Sequence[Stream], state: State) -> None:
+        """Say of streams that were read anew, because rows had gone unseen, that everything older is to be removed."""
+        for stream in followed:
+            progress = state.streams.get(stream.id)
+            if progress is None or not progress.is_complete or progress.sweep <= SWEEP:
+                continue
+            has_position = self.settings.emit_position
+            before, behind = stamp.around_lsn(stamp.now(), progress.sweep if has_position else None, deleted=True)
+            # Behind the snapshot's rows, whose number is 0.
+            tail = f"{before}{progress.sweep}{behind}{1 if has_position else ''}"
+            line = stamp.truncation(stamp.head(stream.id, messages.now_ms()), stream.table.key, tail)
+            self.emitter.records(line.encode("latin-1"), 1)
+            progress.sweep = 0
 
     def _publish(self, streams: list[Stream]) -> list[Stream]:
         followed = [stream.table for stream in streams if stream.is_followed]

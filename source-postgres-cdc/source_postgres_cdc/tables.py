@@ -54,12 +54,21 @@ class Lookup(msgspec.Struct, frozen=True):
     operator: str
 
 
+class Leaf(msgspec.Struct, frozen=True):
+    """A partition with rows of its own, at whatever depth below a partitioned table."""
+
+    oid: int
+    schema: str
+    name: str
+
+
 class Table(msgspec.Struct, frozen=True):
     """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident.
 
     ``columns`` are those that the user may read, ``unreadable`` the names of the others. ``has_key``: there is a
     primary key, fit to tell rows apart (then it is ``key``) or not. ``is_open``: the user may read the table as such,
-    not only columns of it. ``is_populated``: a materialised view has been filled.
+    not only columns of it. ``is_populated``: a materialised view has been filled. ``leaves``: of a partitioned
+    table, by OID; ``has_open_leaves``: the user may read each of them by itself.
     """
 
     oid: int
@@ -77,6 +86,8 @@ class Table(msgspec.Struct, frozen=True):
     lookups: tuple[Lookup, ...]
     has_key: bool
     is_identifiable: bool
+    leaves: tuple[Leaf, ...] = ()
+    has_open_leaves: bool = False
 
     @property
     def schema(self) -> str:
@@ -90,11 +101,11 @@ class Table(msgspec.Struct, frozen=True):
 
     @property
     def can_be_followed(self) -> bool:
-        """Whether its changes can be read by key: an ordinary permanent table whose identity covers its key.
+        """Whether its changes can be read by key: a permanent table, or all partitions of one, with a fit identity.
 
         Without a usable identity, publishing it would make its UPDATE and DELETE fail in the user's application.
         """
-        return self.kind == "r" and self.is_permanent and bool(self.key) and self.is_identifiable
+        return self.kind in "rp" and self.is_permanent and bool(self.key) and self.is_identifiable
 
 
 _TABLES = """
@@ -147,6 +158,19 @@ where i.indrelid = any (%(oids)s::oid[]) and i.indisprimary and k.place <= {key_
 order by i.indrelid, k.place
 """
 
+# A root is published in the name of its leaves (or the other way round) since 13.
+_LEAVES_VERSION = 130000
+_LEAVES = """
+select root.oid::bigint, c.oid::bigint, n.nspname, c.relname,
+       c.relkind = 'r' and c.relpersistence = 'p', c.relreplident::text, has_table_privilege(c.oid, 'select')
+from unnest(%(oids)s::oid[]) root (oid)
+cross join lateral pg_partition_tree(root.oid) t
+join pg_class c on c.oid = t.relid
+join pg_namespace n on n.oid = c.relnamespace
+where t.isleaf and c.relkind <> 'p'
+order by root.oid, c.oid
+"""
+
 _TYPES = """
 select t.oid::bigint, t.typname, t.typbasetype::bigint, t.typtypmod,
        case when exists (select from pg_type e where e.oid = t.typelem and e.typarray = t.oid)
@@ -172,6 +196,22 @@ _SENT = "null::text[], null::text"
 _SENT_15 = "t.attnames::text[], t.rowfilter"
 
 
+# Of a publication that sends partitions by their own names: partitioned tables that are in it, or below one that is.
+_ROOTS = """
+select n.nspname, c.relname, coalesce(r.oid, p.oid)::bigint
+from pg_publication p
+join pg_class c on c.relkind = 'p'
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid in (select relid from pg_partition_ancestors(c.oid))
+where p.pubname = %(publication)s and not p.pubviaroot and (p.puballtables or r.oid is not null{in_schema})
+order by r.oid
+"""
+_IN_SCHEMA_15 = """
+  or exists (
+    select from pg_publication_namespace s join pg_class a on a.relnamespace = s.pnnspid
+    where s.pnpubid = p.oid and a.oid in (select relid from pg_partition_ancestors(c.oid)))"""
+
+
 def load(session: Connection, selected: Selection) -> list[Table]:
     """Every selected relation that the user may read."""
     heads = [head for *head, is_readable in _relations(session, selected) if is_readable]
@@ -185,6 +225,11 @@ def load(session: Connection, selected: Selection) -> list[Table]:
     keys: dict[int, list[tuple[Any, ...]]] = {}
     for oid, *part in server.rows(session, _KEYS.format(key_size=key_size), oids):
         keys.setdefault(oid, []).append(tuple(part))
+    roots = [head[0] for head in heads if head[3] == "p"]
+    leaves: dict[int, list[tuple[Any, ...]]] = {}
+    if roots and session.server_version >= _LEAVES_VERSION:
+        for oid, *leaf in server.rows(session, _LEAVES, {"oids": roots}):
+            leaves.setdefault(oid, []).append(tuple(leaf))
     tables = []
     for oid, schema, name, kind, identity, is_permanent, estimated_rows, size, is_open, is_populated, width in heads:
         every = columns.get(oid, [])
@@ -197,6 +242,11 @@ def load(session: Connection, selected: Selection) -> list[Table]:
         is_fit = bool(parts) and all(is_immediate and part in readable for is_immediate, part, *_ in parts)
         # From 18 on whole rows identify themselves only if they are published whole, generated columns included.
         has_unpublished = session.server_version >= 180000 and any(column.is_generated for column in every)
+        below = leaves.get(oid, [])
+        if kind == "p":
+            is_fit = is_fit and session.server_version >= _LEAVES_VERSION and all(leaf[3] for leaf in below)
+        # A partitioned table's rows are identified as those of its partitions are.
+        identities = {leaf[4] for leaf in below} if kind == "p" else {identity}
         tables.append(
             Table(
                 oid=oid,
@@ -213,7 +263,9 @@ def load(session: Connection, selected: Selection) -> list[Table]:
                 key=tuple(part for _, part, *_ in parts) if is_fit else (),
                 lookups=tuple(Lookup(*lookup) for _, _, *lookup in parts) if is_fit else (),
                 has_key=bool(parts),
-                is_identifiable=identity == "d" or (identity == "f" and not has_unpublished),
+                is_identifiable=identities <= {"d"} or (identities <= {"d", "f"} and not has_unpublished),
+                leaves=tuple(Leaf(*leaf[:3]) for leaf in below),
+                has_open_leaves=all(leaf[5] for leaf in below),
             )
         )
     return tables
@@ -222,6 +274,14 @@ def load(session: Connection, selected: Selection) -> list[Table]:
 def load_hidden(session: Connection, selected: Selection) -> list[StreamName]:
     """The selected relations of which the user may not read a single column."""
     return [StreamName(head[1], head[2]) for *head, is_readable in _relations(session, selected) if not is_readable]
+
+
+def partitioned_by(session: Connection, oid: int) -> list[int]:
+    """The tables that the relation ``oid`` is a partition of now, at whatever depth."""
+    if session.server_version < _LEAVES_VERSION:
+        return []
+    query = "select relid::oid::bigint from pg_partition_ancestors(%s) where relid <> %s::oid"
+    return [relid for (relid,) in server.rows(session, query, (oid, oid))]
 
 
 def load_types(session: Connection, oids: Iterable[int], rendering: Rendering) -> Types:
@@ -242,9 +302,14 @@ def _relations(session: Connection, selected: Selection) -> list[tuple[Any, ...]
 
 
 def load_members(session: Connection, version: int, publication: str) -> dict[StreamName, Membership]:
-    """The tables of a publication, by name."""
+    """The tables of a publication, by name: those that changes come from, and those whose partitions they are."""
     query = _MEMBERS.format(sent=_SENT_15 if version >= 150000 else _SENT)
-    return {
-        StreamName(schema, name): Membership(oid, frozenset(columns) if columns is not None else None, row_filter)
-        for schema, name, oid, columns, row_filter in server.rows(session, query, {"publication": publication})
-    }
+    members = {}
+    if version >= _LEAVES_VERSION:
+        roots = _ROOTS.format(in_schema=_IN_SCHEMA_15 if version >= 150000 else "")
+        for schema, name, oid in server.rows(session, roots, {"publication": publication}):
+            members[StreamName(schema, name)] = Membership(oid, None, None)
+    for schema, name, oid, columns, row_filter in server.rows(session, query, {"publication": publication}):
+        sent = frozenset(columns) if columns is not None else None
+        members[StreamName(schema, name)] = Membership(oid, sent, row_filter)
+    return members

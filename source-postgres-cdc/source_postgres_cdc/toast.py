@@ -110,8 +110,9 @@ def reselect(
 ) -> dict[Key, list[str | None]]:
     """``columns`` of the rows of ``stream`` with ``keys``, as the server renders them (latin-1 text), by key."""
     table = stream.table
-    query = SQL("copy (select {} from only {} where {}) {}").format(
+    query = SQL("copy (select {} from {}{} where {}) {}").format(
         sql.names([*table.key, *columns]),
+        snapshot.only(table),
         sql.table(table.schema, table.name),
         _is_one_of(table, list(dict.fromkeys(keys))),
         snapshot.to_stdout(stream.rendering),
