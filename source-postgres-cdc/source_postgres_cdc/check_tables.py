@@ -82,7 +82,7 @@ _GENERATED = "Whole rows with generated columns cannot identify themselves (REPL
 _UNLOGGED = "Changes of unlogged tables are not in WAL"
 _LATE = "A primary key that is deferrable cannot tell rows apart at every moment"
 _KEYLESS = "Without a primary key rows cannot be told apart"
-_IDENTITY = "The replica identity (nothing, or an index) does not hold the primary key"
+_IDENTITY = "The replica identity does not hold the primary key"
 
 
 def _reason(table: Table, *, has_late_key: bool) -> str:

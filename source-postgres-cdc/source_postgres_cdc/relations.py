@@ -110,8 +110,8 @@ def target_of(
 def _problem(stream: Stream, relation: Relation) -> ConfigError | None:
     key = set(stream.table.key)
     identity = {column.name for column in relation.columns if column.in_identity}
-    # Under FULL every column is of the identity; under DEFAULT it is the primary key of that moment.
-    if (relation.identity == "d" and identity == key) or (relation.identity == "f" and key <= identity):
+    # Under FULL every column is of the identity; under DEFAULT the primary key of that moment; else those of an index.
+    if (relation.identity in ("d", "i") and identity == key) or (relation.identity == "f" and key <= identity):
         return None
     return ConfigError(
         f"The replica identity or the key of {relation.schema}.{relation.name} was another one when rows changed.",

@@ -188,7 +188,7 @@ def _expect_followable(entry: ConfiguredStream, table: Table) -> None:
     if not table.can_be_followed:
         raise ConfigError(
             f"The table {_shown(entry.id)} cannot be read incrementally: it needs a primary key that is not "
-            "deferrable, and a replica identity of default or full.",
+            "deferrable, and a replica identity of default, full, or a unique index.",
             remedy="Add a primary key, or configure the stream as full_refresh.",
             stream=entry.id,
         )

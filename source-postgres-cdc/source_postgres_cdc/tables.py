@@ -66,9 +66,9 @@ class Table(msgspec.Struct, frozen=True):
     """A relation that can be read. ``kind`` is pg_class.relkind, ``identity`` relreplident.
 
     ``columns`` are those that the user may read, ``unreadable`` the names of the others. ``has_key``: there is a
-    primary key, fit to tell rows apart (then it is ``key``) or not. ``is_open``: the user may read the table as such,
-    not only columns of it. ``is_populated``: a materialised view has been filled. ``leaves``: of a partitioned
-    table, by OID; ``has_open_leaves``: the user may read each of them by itself.
+    primary key, or an index chosen as replica identity, fit to tell rows apart (then it is ``key``) or not.
+    ``is_open``: the user may read the table as such, not only columns of it. ``is_populated``: a materialised view has
+    been filled. ``leaves``: of a partitioned table, by OID; ``has_open_leaves``: the user may read each by itself.
     """
 
     oid: int
@@ -132,6 +132,7 @@ where a.attrelid = any (%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
 order by a.attrelid, a.attnum
 """
 
+# The key is the primary one, or the index that was chosen as the replica identity: deletes have nothing else.
 # A deferrable key is no key: it streams orders that delete live rows (design section 3). Its columns are compared by
 # the operator that its index has for equality (strategy 3 of a B-tree); other indexes have none outside pg_catalog.
 _KEYS = """
@@ -154,7 +155,9 @@ left join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
   and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
 left join pg_operator o on o.oid = m.amopopr
 left join pg_namespace n on n.oid = o.oprnamespace
-where i.indrelid = any (%(oids)s::oid[]) and i.indisprimary and k.place <= {key_size}
+join pg_class r on r.oid = i.indrelid
+where i.indrelid = any (%(oids)s::oid[]) and k.place <= {key_size}
+  and case when r.relreplident = 'i' and r.relkind = 'r' then i.indisreplident else i.indisprimary end
 order by i.indrelid, k.place
 """
 
@@ -263,7 +266,9 @@ def load(session: Connection, selected: Selection) -> list[Table]:
                 key=tuple(part for _, part, *_ in parts) if is_fit else (),
                 lookups=tuple(Lookup(*lookup) for _, _, *lookup in parts) if is_fit else (),
                 has_key=bool(parts),
-                is_identifiable=identities <= {"d"} or (identities <= {"d", "f"} and not has_unpublished),
+                is_identifiable=identities <= {"d"}
+                or (identities <= {"d", "f"} and not has_unpublished)
+                or (identities == {"i"} and kind == "r"),
                 leaves=tuple(Leaf(*leaf[:3]) for leaf in below),
                 has_open_leaves=all(leaf[5] for leaf in below),
             )
