@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import psycopg2
@@ -35,9 +35,12 @@ _REQUIRED = tuple(column for column in FINAL_META_TYPES if column != GENERATION_
 _log = logging.getLogger(__name__)
 
 
-def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | None) -> None:
+def ensure(
+    cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | None, former: Collection[str] = ()
+) -> None:
     """Create the final table and its tombstones if they are missing, with an index on the key.
 
+    ``former``: the columns that the stream had; one that is new is added, one that it has no longer removed.
     ``settled``: by which rule the rows that are there have been deduplicated; None if by none that is known of. Rows
     that were written under another rule than the stream's are brought under it.
 
@@ -45,6 +48,7 @@ def ensure(cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | No
     """
     types = _types(plan)
     is_inner = target == plan.aside
+    _adapt(cursor, plan, target.final, former, is_emptied=False)
     ensure_table(cursor, target.final, types, required=_REQUIRED, stream=plan.id, is_inner=is_inner)
     dedup = plan.dedup
     if dedup is None:
@@ -101,19 +105,17 @@ def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> No
     keyindex.with_wide_keys(cursor, _keyed(target), dedup, plan.id, work)
 
 
-def expect_room(cursor: Cursor, plan: StreamPlan) -> None:
+def expect_room(cursor: Cursor, plan: StreamPlan, former: Collection[str]) -> None:
     """Raise ConfigError if the visible table cannot take the rows of a generation that is built aside."""
-    _adaptation(cursor, plan)
+    _adaptation(cursor, plan, plan.visible.final, former, is_emptied=True)
 
 
-def make_room(cursor: Cursor, plan: StreamPlan, before: Dedup | None) -> None:
-    """Give the visible table, whose rows are gone or to go, the stream's columns.
+def make_room(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Collection[str]) -> None:
+    """Give the visible table, whose rows are gone, the stream's columns.
 
-    ``before``: by which rule those rows were deduplicated.
+    ``before``: by which rule those rows were deduplicated; ``former``: the columns that the stream had.
     """
-    for statement in _adaptation(cursor, plan):
-        _log.info("the final table gets the stream's columns: stream=%s", plan.label)
-        cursor.execute(statement)
+    _adapt(cursor, plan, plan.visible.final, former, is_emptied=True)
     if before is not None and plan.dedup is not None and plan.dedup.key != before.key:
         keyindex.drop(cursor, plan.visible.final, before)
 
@@ -123,11 +125,12 @@ def is_plain(cursor: Cursor, plan: StreamPlan) -> bool:
     return swap.is_plain(cursor, plan.aside.final, plan.visible.final)
 
 
-def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, *, horizon: str) -> None:
+def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Collection[str], *, horizon: str) -> None:
     """Put what was built aside in the place of the visible rows. Readers see the old ones until the commit.
 
     The table stays, and with it views, grants and publications, unless there is nothing of the kind; see swap.py, also
-    for ``horizon``. ``before``: by which rule the visible rows were deduplicated.
+    for ``horizon``. ``before``: by which rule the visible rows were deduplicated; ``former``: the columns that the
+    stream had then.
     """
     origin, target = plan.aside, plan.visible
     if swap.begin_rename(cursor, origin.final, target.final, horizon=horizon):
@@ -136,9 +139,9 @@ def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, *, horizon: 
         if plan.dedup is not None:
             keyindex.rename(cursor, origin.final, target.final, plan.dedup)
     elif plan.dedup is None:
-        _exchange_once(cursor, plan, before)
+        _exchange_once(cursor, plan, before, former)
     else:
-        work = partial(_exchange_once, cursor, plan, before)
+        work = partial(_exchange_once, cursor, plan, before, former)
         keyindex.with_wide_keys(cursor, (target.final,), plan.dedup, plan.id, work)
     if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
         swap.rename(cursor, origin.tombstones, target.tombstones)
@@ -162,23 +165,35 @@ def _move_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, origin: Target, t
         _change(cursor, plan, target.final, added)
 
 
-def _exchange_once(cursor: Cursor, plan: StreamPlan, before: Dedup | None) -> None:
+def _exchange_once(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Collection[str]) -> None:
     target = plan.visible.final
     _change(cursor, plan, target, sqlgen.delete_all(target))
-    make_room(cursor, plan, before)
+    make_room(cursor, plan, before, former)
     if plan.dedup is not None:
         keyindex.ensure(cursor, target, plan.dedup)
     _change(cursor, plan, target, sqlgen.append(target, plan.aside.final, plan.final_columns))
 
 
-def _adaptation(cursor: Cursor, plan: StreamPlan) -> list[sql.Composed]:
+def _adapt(cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[str], *, is_emptied: bool) -> None:
+    statements = _adaptation(cursor, plan, table, former, is_emptied=is_emptied)
+    if statements:
+        _log.info("the final table gets the stream's columns: stream=%s", plan.label)
+    for statement in statements:
+        cursor.execute(statement)
+
+
+def _adaptation(
+    cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[str], *, is_emptied: bool
+) -> list[sql.Composed]:
     return adaptation(
         cursor,
-        plan.visible.final,
+        table,
         _types(plan),
         required=_REQUIRED,
+        former=former,
         stream=plan.id,
         cascade=plan.layout.drop_cascade,
+        is_emptied=is_emptied,
     )
 
 

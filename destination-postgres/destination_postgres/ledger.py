@@ -43,6 +43,9 @@ _TYPES = {
     # By which rule the rows in the final table are deduplicated, and those built aside, as JSON; NULL for none.
     "dedup_rule": "character varying",
     "building_rule": "character varying",
+    # The user's columns of the final table, and of what is built aside, as JSON: those that the stream has had.
+    "final_columns": "character varying",
+    "building_columns": "character varying",
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
@@ -55,6 +58,8 @@ _ENTRY = (
     "dedup_rule",
     "building_told",
     "building_rule",
+    "final_columns",
+    "building_columns",
 )
 
 
@@ -68,7 +73,8 @@ class Entry:
     """What the ledger says of a stream; the default is one that it does not know.
 
     ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded); ``history``: what the raw
-    table holds of them; ``building_dedup`` and ``building_history``: the same of a generation that is built aside.
+    table holds of them; ``columns``: those that the stream had when they were written, as far as is known;
+    ``building_dedup``, ``building_history``, ``building_columns``: the same of a generation that is built aside.
     ``told``: a STATE has gone back that says how far the one that is being built is.
     """
 
@@ -80,6 +86,8 @@ class Entry:
     dedup: Dedup | None = None
     told: bool = False
     building_dedup: Dedup | None = None
+    columns: tuple[str, ...] = ()
+    building_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,9 +202,17 @@ class Ledger:
         row = cursor.fetchone()
         if row is None:
             return Entry()
-        complete, building, aside, history, building_history, rule, told, building_rule = row
+        complete, building, aside, history, building_history, rule, told, building_rule, *columns = row
         return Entry(
-            complete, building, bool(aside), history, building_history, _rule(rule), bool(told), _rule(building_rule)
+            complete,
+            building,
+            bool(aside),
+            history,
+            building_history,
+            _rule(rule),
+            bool(told),
+            _rule(building_rule),
+            *(tuple(json.loads(text)) if text else () for text in columns),
         )
 
     def tell(self, cursor: Cursor, plan: StreamPlan) -> None:
@@ -222,6 +238,8 @@ class Ledger:
             "building_history": entry.building_history,
             "dedup_rule": _rule_text(entry.dedup),
             "building_rule": _rule_text(entry.building_dedup),
+            "final_columns": json.dumps(entry.columns),
+            "building_columns": json.dumps(entry.building_columns),
         }
         changed = sql.SQL(", ").join(
             sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))

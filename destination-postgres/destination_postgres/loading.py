@@ -132,9 +132,11 @@ class Loader:
             building = opening.generation if opening.building else None
             told = opening.building and not opening.discard and entry.told
             # Visible rows that are to be replaced are left as they are.
+            columns = tuple(column.name for column in plan.columns) if plan.has_final else entry.columns
             rules = (entry.dedup, plan.dedup) if opening.aside else (plan.dedup, None)
+            had = (entry.columns, columns) if opening.aside else (columns, ())
             self._ledger.record(
-                cursor, plan, Entry(entry.complete, building, opening.aside, *kept, rules[0], told, rules[1])
+                cursor, plan, Entry(entry.complete, building, opening.aside, *kept, rules[0], told, rules[1], *had)
             )
         return replace(opening, told=told)
 
@@ -144,28 +146,31 @@ class Loader:
             cursor.execute(sqlgen.drop_tables(plan.aside.tables))
         if opening.aside:
             if plan.has_final:
-                final.expect_room(cursor, plan)
-            self._ensure(cursor, plan, plan.aside, None if opening.discard else entry.building_dedup)
+                final.expect_room(cursor, plan, entry.columns)
+            before = Entry() if opening.discard else entry
+            self._ensure(cursor, plan, plan.aside, before.building_dedup, before.building_columns)
             return
         if opening.discard:
             if plan.forgotten:
                 cursor.execute(sqlgen.drop_tables(plan.forgotten))
             if plan.has_final:
-                final.make_room(cursor, plan, entry.dedup)
-        self._ensure(cursor, plan, plan.visible, entry.dedup)
+                final.make_room(cursor, plan, entry.dedup, entry.columns)
+        self._ensure(cursor, plan, plan.visible, entry.dedup, entry.columns)
         if opening.adopt:
-            self._ensure(cursor, plan, plan.aside, entry.building_dedup)
+            self._ensure(cursor, plan, plan.aside, entry.building_dedup, entry.building_columns)
             if plan.has_raw:
                 raw.move(cursor, plan.aside.raw, plan.visible.raw)
             if plan.has_final:
                 final.move(cursor, plan, plan.aside, plan.visible)
             cursor.execute(sqlgen.drop_tables(plan.aside.tables))
 
-    def _ensure(self, cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | None) -> None:
+    def _ensure(
+        self, cursor: Cursor, plan: StreamPlan, target: Target, settled: Dedup | None, former: Sequence[str]
+    ) -> None:
         if plan.has_raw:
             raw.ensure(cursor, target.raw, plan.id)
         if plan.has_final:
-            final.ensure(cursor, plan, target, settled)
+            final.ensure(cursor, plan, target, settled, former)
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]], told: Iterable[StreamName]) -> None:
         with transaction(self._connection) as cursor:
@@ -193,12 +198,15 @@ class Loader:
             if opened.opening.aside:
                 horizon = swap.horizon(cursor)
                 if plan.has_final:
-                    final.replace(cursor, plan, entry.dedup, horizon=horizon)
+                    final.replace(cursor, plan, entry.dedup, entry.columns, horizon=horizon)
                 if plan.has_raw:
                     raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id, horizon=horizon)
                 cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
-            history = entry.building_history if opened.opening.aside else entry.history
-            self._ledger.record(cursor, plan, Entry(opened.opening.generation, history=history, dedup=plan.dedup))
+            history, columns = entry.history, entry.columns
+            if opened.opening.aside:
+                history, columns = entry.building_history, entry.building_columns
+            done = Entry(opened.opening.generation, history=history, dedup=plan.dedup, columns=columns)
+            self._ledger.record(cursor, plan, done)
 
 
 def _is_filled(cursor: Cursor, plan: StreamPlan) -> bool:

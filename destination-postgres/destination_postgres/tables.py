@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
@@ -37,12 +37,6 @@ from pg_depend d join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d
 where d.refclassid = 'pg_class'::regclass and d.refobjid = %s and a.attname::text = any(%s) and d.deptype = 'n'
 order by 1, 2"""
 
-# attidentity is of 10.
-_OWN_VALUES = """\
-select attname::text from pg_attribute a
-where attrelid = %s and attnum > 0 and not attisdropped
-  and (atthasdef or coalesce(to_jsonb(a) ->> 'attidentity', '') <> '')"""
-
 _UNLIMITED = (Kind.NUMBER.sql_type, Kind.NUMBER.sql_type)
 
 # Rows are found by their place in one table (mergesql.py), so a partitioned one would not do; a view even less.
@@ -67,7 +61,7 @@ def ensure_table(
     stream: StreamName,
     is_inner: bool = False,
 ) -> None:
-    """Create ``table`` with these columns, or see that it has them, in any order.
+    """Create ``table`` with these columns, or see that it has them, in any order; the user's may be among them.
 
     ``is_inner``: it is one of the connector's own, and rows of it are deleted; see ``create_inner``.
 
@@ -84,13 +78,13 @@ def ensure_table(
     limited = _limited(found, types)
     if limited:
         _widen(cursor, oid, table, limited, stream)
-    problems = _differences(found | dict.fromkeys(limited, _UNLIMITED), types)
-    if problems:
-        raise ConfigError(
-            f"The table {table} does not have the stream's columns: {'; '.join(problems)}.",
-            remedy="Changed schemas are not supported yet: rename or drop the table and refresh the stream.",
-            stream=stream,
-        )
+    unlimited = found | dict.fromkeys(limited, _UNLIMITED)
+    problems = _of_another_type(unlimited, types, types)
+    if missing := [column for column in types if column not in found]:
+        problems.insert(0, f"missing: {', '.join(missing)}")
+    if is_inner and (surplus := [column for column in found if column not in types]):
+        problems.append(f"not in the stream: {', '.join(surplus)}")
+    _expect_none(table, problems, stream)
 
 
 def adaptation(
@@ -99,26 +93,32 @@ def adaptation(
     types: Mapping[str, str],
     *,
     required: Iterable[str],
+    former: Collection[str],
     stream: StreamName,
     cascade: bool,
+    is_emptied: bool,
 ) -> list[sql.Composed]:
-    """The statements that give ``table`` these columns when its rows are gone; none if it has them, or is missing.
+    """The statements that give ``table`` these columns; none if it has them, or is missing.
 
-    None of them writes the table anew, so old snapshots still see the old rows. Columns with a default, or whose
-    values are generated, are the user's and stay.
+    ``former``: columns that the stream had; those that it has no longer go. Others are the user's and stay. Columns of
+    another type are made anew if the rows are gone by then (``is_emptied``). No statement writes the table anew, so old
+    snapshots still see the old rows.
 
-    Raises ConfigError, naming them, for objects that depend on a column that must go, unless they may go, too
-    (``cascade``).
+    Raises ConfigError for a type that has changed where there are rows, and, naming them, for objects that depend on a
+    column that must go, unless they may go, too (``cascade``).
     """
     oid = _table_oid(cursor, table, stream)
     if oid is None:
         return []
     found = _found(cursor, oid, table, types, stream)
     limited = _limited(found, types)
-    cursor.execute(_OWN_VALUES, (oid,))
-    kept = {column for (column,) in cursor.fetchall()} - types.keys()
     unlike = [column for column in types if column in found and not _serves(column, found[column], types[column])]
-    surplus = [column for column in found if column not in types and column not in kept]
+    surplus = [column for column in found if column not in types and column in former]
+    if not is_emptied:
+        if limited:
+            _widen(cursor, oid, table, limited, stream)
+        _expect_none(table, _of_another_type(found, types, set(unlike) - set(limited)), stream)
+        unlike, limited = [], []
     dependents = _dependents(cursor, oid, [*unlike, *surplus])
     if dependents and not cascade:
         raise ConfigError(
@@ -128,7 +128,7 @@ def adaptation(
         )
     widened = [column for column in limited if column not in {of for _, of in dependents}]
     made_anew = [column for column in unlike if column not in widened]
-    not_null = set(required)
+    not_null = set(required) if is_emptied else set()
     statements = [sqlgen.drop_column(table, column, cascade=cascade) for column in (*made_anew, *surplus)]
     if widened:
         statements.append(sqlgen.change_types(table, dict.fromkeys(widened, Kind.NUMBER.sql_type)))
@@ -190,16 +190,24 @@ def _table_oid(cursor: Cursor, table: Table, stream: StreamName) -> int | None:
     return int(oid)
 
 
-def _differences(found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str]) -> list[str]:
-    missing = [column for column in wanted if column not in found]
+def _of_another_type(
+    found: Mapping[str, tuple[str, str]], wanted: Mapping[str, str], columns: Collection[str]
+) -> list[str]:
     other = [
         f"{column} ({found[column][1]} instead of {sql_type})"
         for column, sql_type in wanted.items()
-        if column in found and not _serves(column, found[column], sql_type)
+        if column in columns and column in found and not _serves(column, found[column], sql_type)
     ]
-    surplus = [column for column in found if column not in wanted]
-    shown = (("missing", missing), ("of another type", other), ("not in the stream", surplus))
-    return [f"{what}: {', '.join(columns)}" for what, columns in shown if columns]
+    return [f"of another type: {', '.join(other)}"] if other else []
+
+
+def _expect_none(table: Table, problems: Sequence[str], stream: StreamName) -> None:
+    if problems:
+        raise ConfigError(
+            f"The table {table} does not have the stream's columns: {'; '.join(problems)}.",
+            remedy="Refresh the stream and remove its rows, so that the columns can be made anew.",
+            stream=stream,
+        )
 
 
 def _found(
