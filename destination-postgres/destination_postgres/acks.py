@@ -99,6 +99,10 @@ def acknowledgement(line: bytes, record_count: int) -> bytes:
     except INVALID:
         raise SystemFault("A STATE of the input is not valid.") from None
     # The protocol's type is a double; the platform compares numbers, some readers types.
-    state["destinationStats"] = Raw(b'{"recordCount":%d.0}' % record_count)
+    stats = b'{"recordCount":%d.0}' % record_count
+    given = bytes(message["state"])
+    if line.count(given) == 1 and "destinationStats" not in state:
+        return line.replace(given, b'%s,"destinationStats":%s}' % (given[:-1].rstrip(), stats)) + b"\n"
+    state["destinationStats"] = Raw(stats)
     message["state"] = state
     return msgspec.json.encode(message) + b"\n"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 import psycopg2
@@ -18,7 +19,15 @@ from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID
 from destination_postgres.refusals import broken_rule
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
-from destination_postgres.tables import adaptation, columns_of, deleting, ensure_table, is_filled
+from destination_postgres.tables import (
+    adaptation,
+    columns_of,
+    delete_all,
+    deleting,
+    ensure_table,
+    expect_no_cascades,
+    is_filled,
+)
 
 # One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
 _MERGE_SETTINGS = """\
@@ -29,6 +38,13 @@ set local work_mem = '64MB'"""
 _SETTLE_SETTINGS = """\
 set local enable_seqscan = on;
 set local work_mem = '64MB'"""
+
+# Whoever comes to read queues behind a lock that waits for a reader: not for long. The whole is tried again.
+_ALTER_SETTINGS = (
+    "select set_config('destination.lock_timeout', current_setting('lock_timeout'), true);"
+    " set local lock_timeout = '3s'"
+)
+_USUAL_SETTINGS = "select set_config('lock_timeout', current_setting('destination.lock_timeout'), true)"
 
 _REQUIRED = tuple(column for column in FINAL_META_TYPES if column != GENERATION_ID)
 
@@ -53,6 +69,7 @@ def ensure(
     dedup = plan.dedup
     if dedup is None:
         return
+    expect_no_cascades(cursor, target.final, plan.id)
     is_ranked = settled is not None and (settled.key, settled.cursor) == (dedup.key, dedup.cursor)
     if settled is not None and settled.key != dedup.key:
         keyindex.drop(cursor, target.final, settled)
@@ -106,8 +123,15 @@ def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> No
 
 
 def expect_room(cursor: Cursor, plan: StreamPlan, former: Collection[str]) -> None:
-    """Raise ConfigError if the visible table cannot take the rows of a generation that is built aside."""
-    _adaptation(cursor, plan, plan.visible.final, former, is_emptied=True)
+    """See that there is a visible table that can take the rows of a generation that is built aside.
+
+    Raises ConfigError if it cannot.
+    """
+    target = plan.visible.final
+    _adaptation(cursor, plan, target, former, is_emptied=True)
+    # With the privileges that tables of its schema are given.
+    cursor.execute(sqlgen.create_table(target, _types(plan), required=_REQUIRED))
+    expect_no_cascades(cursor, target, plan.id)
 
 
 def make_room(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Collection[str]) -> None:
@@ -167,8 +191,10 @@ def _move_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, origin: Target, t
 
 def _exchange_once(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Collection[str]) -> None:
     target = plan.visible.final
-    _change(cursor, plan, target, sqlgen.delete_all(target))
+    # First, as no table is altered that has rows to be checked at the transaction's end.
     make_room(cursor, plan, before, former)
+    with _ruled(plan, target), deleting(cursor, target, plan.id):
+        delete_all(cursor, target, plan.id)
     if plan.dedup is not None:
         keyindex.ensure(cursor, target, plan.dedup)
     _change(cursor, plan, target, sqlgen.append(target, plan.aside.final, plan.final_columns))
@@ -176,10 +202,13 @@ def _exchange_once(cursor: Cursor, plan: StreamPlan, before: Dedup | None, forme
 
 def _adapt(cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[str], *, is_emptied: bool) -> None:
     statements = _adaptation(cursor, plan, table, former, is_emptied=is_emptied)
-    if statements:
-        _log.info("the final table gets the stream's columns: stream=%s", plan.label)
+    if not statements:
+        return
+    _log.info("the final table gets the stream's columns: stream=%s", plan.label)
+    cursor.execute(_ALTER_SETTINGS)
     for statement in statements:
         cursor.execute(statement)
+    cursor.execute(_USUAL_SETTINGS)
 
 
 def _adaptation(
@@ -265,9 +294,16 @@ def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Compo
 
     Returns how many rows it counts.
     """
+    with _ruled(plan, table), deleting(cursor, table, plan.id):
+        cursor.execute(statement)
+    return cursor.rowcount
+
+
+@contextlib.contextmanager
+def _ruled(plan: StreamPlan, table: Table) -> Iterator[None]:
+    """Raises ConfigError for a rule of ``table`` that is broken in the body."""
     try:
-        with deleting(cursor, table, plan.id):
-            cursor.execute(statement)
+        yield
     except psycopg2.Error as error:
         # A key that is too wide is for keyindex to settle.
         may_be_key = (
@@ -277,7 +313,6 @@ def _change(cursor: Cursor, plan: StreamPlan, table: Table, statement: sql.Compo
         if rule is None:
             raise
         raise rule from error
-    return cursor.rowcount
 
 
 def _null_patterns(cursor: Cursor, dedup: Dedup, table: Table) -> list[tuple[bool, ...]]:

@@ -38,6 +38,22 @@ class Flusher:
         self._thread = threading.Thread(target=self._run, args=(batch,), name="flush", daemon=True)
         self._thread.start()
 
+    def call(self, work: Callable[[], None]) -> None:
+        """Do ``work()`` as a batch is written, so that a stop need not wait for the server; raises what it raises."""
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as failure:  # noqa: BLE001 - carried to the thread that asked
+                failures.append(failure)
+
+        self._thread = threading.Thread(target=run, name="complete", daemon=True)
+        self._thread.start()
+        self._thread.join()
+        if failures:
+            raise failures[0]
+
     def wait(self) -> None:
         """Return when nothing is on its way any more. Raises what went wrong."""
         self.join()

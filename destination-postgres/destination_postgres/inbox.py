@@ -119,6 +119,11 @@ class Inbox:
         return lines
 
     @property
+    def has_read(self) -> bool:
+        """Whether any line has come."""
+        return self._lines_read > 0
+
+    @property
     def is_within_line(self) -> bool:
         """Whether the beginning of a line has been read, and not its end."""
         return bool(self._parts)

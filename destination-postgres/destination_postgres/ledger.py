@@ -13,7 +13,7 @@ from typing import Final, Literal
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
-from airbyte_pg.errors import ConfigError
+from airbyte_pg.errors import ConfigError, TransientError
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import TableNames
@@ -46,6 +46,10 @@ _TYPES = {
     # The user's columns of the final table, and of what is built aside, as JSON: those that the stream has had.
     "final_columns": "character varying",
     "building_columns": "character varying",
+    # Whether the completed generation's number is ours, since the catalog had none.
+    "generation_made_up": "boolean",
+    # The sync that opened the stream last: an earlier one that still runs must not go on with a generation.
+    "writer": "character varying",
     "updated_at": "timestamp with time zone",
 }
 _KEY = ("namespace", "name")
@@ -60,6 +64,8 @@ _ENTRY = (
     "building_rule",
     "final_columns",
     "building_columns",
+    "generation_made_up",
+    "writer",
 )
 
 
@@ -75,7 +81,8 @@ class Entry:
     ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded); ``history``: what the raw
     table holds of them; ``columns``: those that the stream had when they were written, as far as is known;
     ``building_dedup``, ``building_history``, ``building_columns``: the same of a generation that is built aside.
-    ``told``: a STATE has gone back that says how far the one that is being built is.
+    ``is_made_up``: the completed generation had no number in the catalog; ``writer``: the sync that opened the stream
+    last. ``told``: a STATE has gone back that says how far the one that is being built is.
     """
 
     complete: int | None = None
@@ -88,6 +95,8 @@ class Entry:
     building_dedup: Dedup | None = None
     columns: tuple[str, ...] = ()
     building_columns: tuple[str, ...] = ()
+    is_made_up: bool = False
+    writer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
         # a stream that can be resumed goes on, and only if its source has ever said how far it was.
         if not plan.overwrite or (plan.resumable and entry.told):
             return Opening(generation, building=True, aside=entry.aside)
-    elif entry.complete == generation and not plan.overwrite:
+    elif entry.complete == generation and not plan.overwrite and not entry.is_made_up:
         return Opening(generation)
     return Opening(generation, building=True, aside=filled, discard=True)
 
@@ -191,9 +200,9 @@ class Ledger:
         return {(namespace, stream): TableNames(*rest) for namespace, stream, *rest in cursor.fetchall()}
 
     def entry(self, cursor: Cursor, plan: StreamPlan) -> Entry:
-        """What is known of a stream."""
+        """What is known of a stream; nobody else changes it until the transaction's end."""
         cursor.execute(
-            sql.SQL("select {} from {} where namespace = %s and name = %s").format(
+            sql.SQL("select {} from {} where namespace = %s and name = %s for update").format(
                 names(_ENTRY),
                 self._table.sql,
             ),
@@ -202,7 +211,8 @@ class Ledger:
         row = cursor.fetchone()
         if row is None:
             return Entry()
-        complete, building, aside, history, building_history, rule, told, building_rule, *columns = row
+        complete, building, aside, history, building_history, rule, told, building_rule, *columns, made_up, writer = row
+        had, building_columns = (tuple(json.loads(text)) if text else () for text in columns)
         return Entry(
             complete,
             building,
@@ -212,8 +222,30 @@ class Ledger:
             _rule(rule),
             bool(told),
             _rule(building_rule),
-            *(tuple(json.loads(text)) if text else () for text in columns),
+            had,
+            building_columns,
+            is_made_up=bool(made_up),
+            writer=writer,
         )
+
+    def expect_writer(self, cursor: Cursor, plans: Sequence[StreamPlan], writer: str) -> None:
+        """Raise TransientError if another sync than ``writer`` has opened one of the streams since.
+
+        It cannot do so until this transaction is over.
+        """
+        if not plans:
+            return
+        cursor.execute(
+            sql.SQL("select writer from {} where (namespace, name) in ({}) for share").format(
+                self._table.sql,
+                sql.SQL(", ").join(sql.Literal((plan.namespace, plan.id.name)) for plan in plans),
+            )
+        )
+        if any(found != writer for (found,) in cursor.fetchall()):
+            raise TransientError(
+                "Another sync has begun to write a generation that this one builds.",
+                remedy="One of the two must end; what this one had acknowledged is kept or read again.",
+            )
 
     def tell(self, cursor: Cursor, plan: StreamPlan) -> None:
         """Remember that a STATE told how far the generation is that is being built."""
@@ -240,6 +272,8 @@ class Ledger:
             "building_rule": _rule_text(entry.building_dedup),
             "final_columns": json.dumps(entry.columns),
             "building_columns": json.dumps(entry.building_columns),
+            "generation_made_up": entry.is_made_up,
+            "writer": entry.writer,
         }
         changed = sql.SQL(", ").join(
             sql.SQL("{column} = excluded.{column}").format(column=sql.Identifier(column))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.catalog import ConfiguredStream
-from airbyte_pg.errors import StreamName
+from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import final, raw, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
@@ -21,7 +22,7 @@ from destination_postgres.refusals import broken_rule
 from destination_postgres.settings import DestinationSettings
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target, plan_streams
-from destination_postgres.tables import ensure_schema, is_filled
+from destination_postgres.tables import columns_of, ensure_schema, is_filled
 from destination_postgres.transactions import retried, transaction
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Loader:
         self._raw_schema = raw_schema_name(settings.raw_data_schema)
         self._ledger = Ledger(self._raw_schema)
         self._streams: dict[StreamName, OpenStream] = {}
+        self._writer = secrets.token_hex(8)
 
     def open(self, configured: Sequence[ConfiguredStream]) -> list[OpenStream]:
         """Make everything ready for ``configured``: schemas, ledger, tables. Raises ConfigError for what cannot be."""
@@ -135,9 +137,20 @@ class Loader:
             columns = tuple(column.name for column in plan.columns) if plan.has_final else entry.columns
             rules = (entry.dedup, plan.dedup) if opening.aside else (plan.dedup, None)
             had = (entry.columns, columns) if opening.aside else (columns, ())
-            self._ledger.record(
-                cursor, plan, Entry(entry.complete, building, opening.aside, *kept, rules[0], told, rules[1], *had)
-            )
+            now = Entry(entry.complete, building, opening.aside, *kept, rules[0], told, rules[1], *had)
+            if entry.aside and not (opening.aside or opening.adopt or opening.discard):
+                # Another generation's sync: what a broken refresh has acknowledged waits for its own.
+                now = replace(
+                    now,
+                    building=entry.building,
+                    aside=True,
+                    told=entry.told,
+                    building_history=entry.building_history,
+                    building_dedup=entry.building_dedup,
+                    building_columns=entry.building_columns,
+                )
+            now = replace(now, is_made_up=entry.is_made_up, writer=self._writer)
+            self._ledger.record(cursor, plan, now)
         return replace(opening, told=told)
 
     def _make_ready(self, cursor: Cursor, plan: StreamPlan, entry: Entry, opening: Opening) -> None:
@@ -147,14 +160,27 @@ class Loader:
         if opening.aside:
             if plan.has_final:
                 final.expect_room(cursor, plan, entry.columns)
+                if not opening.discard and not columns_of(cursor, plan.aside.final):
+                    raise ConfigError(
+                        f"The generation that is being built has lost its table {plan.aside.final}.",
+                        remedy="Begin a new refresh of the stream.",
+                        stream=plan.id,
+                    )
             before = Entry() if opening.discard else entry
             self._ensure(cursor, plan, plan.aside, before.building_dedup, before.building_columns)
             return
         if opening.discard:
-            if plan.forgotten:
-                cursor.execute(sqlgen.drop_tables(plan.forgotten))
+            # There is nothing in them, or nothing that is to stay.
+            tombstones = [plan.visible.tombstones] if plan.visible.tombstones else []
+            if tombstones or plan.forgotten:
+                cursor.execute(sqlgen.drop_tables([*tombstones, *plan.forgotten]))
             if plan.has_final:
                 final.make_room(cursor, plan, entry.dedup, entry.columns)
+        if opening.adopt:
+            # Deletions, too, of which an append would know nothing.
+            rule, buried = entry.building_dedup, plan.forgotten[1:]
+            if plan.dedup is None and plan.has_final and rule is not None and buried and columns_of(cursor, *buried):
+                plan = plan.under(rule)
         self._ensure(cursor, plan, plan.visible, entry.dedup, entry.columns)
         if opening.adopt:
             self._ensure(cursor, plan, plan.aside, entry.building_dedup, entry.building_columns)
@@ -174,6 +200,8 @@ class Loader:
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]], told: Iterable[StreamName]) -> None:
         with transaction(self._connection) as cursor:
+            building = [self._streams[stream] for stream, _ in ordered if self._streams[stream].opening.building]
+            self._ledger.expect_writer(cursor, [opened.plan for opened in building], self._writer)
             for stream in told:
                 self._ledger.tell(cursor, self._streams[stream].plan)
             for stream, buffer in ordered:
@@ -194,6 +222,7 @@ class Loader:
     def _complete_once(self, opened: OpenStream) -> None:
         plan = opened.plan
         with transaction(self._connection) as cursor:
+            self._ledger.expect_writer(cursor, [plan], self._writer)
             entry = self._ledger.entry(cursor, plan)
             if opened.opening.aside:
                 horizon = swap.horizon(cursor)
@@ -205,7 +234,14 @@ class Loader:
             history, columns = entry.history, entry.columns
             if opened.opening.aside:
                 history, columns = entry.building_history, entry.building_columns
-            done = Entry(opened.opening.generation, history=history, dedup=plan.dedup, columns=columns)
+            done = Entry(
+                opened.opening.generation,
+                history=history,
+                dedup=plan.dedup,
+                columns=columns,
+                is_made_up=plan.generation_id is None,
+                writer=self._writer,
+            )
             self._ledger.record(cursor, plan, done)
 
 

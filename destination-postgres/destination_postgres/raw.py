@@ -12,7 +12,7 @@ from destination_postgres.columns import RAW_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.rawparts import RawRows
 from destination_postgres.sqlgen import Table
-from destination_postgres.tables import deleting, ensure_table
+from destination_postgres.tables import delete_all, deleting, ensure_table
 
 COLUMNS = tuple(RAW_TYPES)
 
@@ -39,7 +39,7 @@ def replace(cursor: Cursor, origin: Table, target: Table, stream: StreamName, *,
         swap.rename(cursor, origin, target)
         return
     with deleting(cursor, target, stream):
-        cursor.execute(sqlgen.delete_all(target))
+        delete_all(cursor, target, stream)
     move(cursor, origin, target)
 
 

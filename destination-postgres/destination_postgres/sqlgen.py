@@ -68,6 +68,13 @@ def drop_column(table: Table, column: str, *, cascade: bool) -> sql.Composed:
     )
 
 
+def comment(table: Table, column: str, text: str) -> sql.Composed:
+    """COMMENT ON COLUMN."""
+    return sql.SQL("comment on column {} is {}").format(
+        sql.Identifier(table.schema, table.name, column), sql.Literal(text)
+    )
+
+
 def change_schema(table: Table, schema: str) -> sql.Composed:
     """ALTER TABLE SET SCHEMA; indexes go with it."""
     return sql.SQL("alter table {} set schema {}").format(table.sql, name(schema))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
@@ -18,6 +18,9 @@ DELETED_AT_FIELD = "_ab_cdc_deleted_at"
 
 # The server's own immutable functions for the types whose values may be too wide for an index.
 _HASHES = {"character varying": "hashtext", "numeric": "hash_numeric", "jsonb": "jsonb_hash"}
+
+
+_BIGINT = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,17 @@ class StreamPlan:
         """Whether there are a final table and what belongs to it."""
         return not self.layout.raw_only
 
+    def under(self, dedup: Dedup) -> StreamPlan:
+        """The same, but deduplicated, with the tombstones that an earlier sync under that rule has left."""
+        visible, aside = self.forgotten
+        return replace(
+            self,
+            dedup=dedup,
+            visible=replace(self.visible, tombstones=visible),
+            aside=replace(self.aside, tombstones=aside),
+            forgotten=(),
+        )
+
     @property
     def deleted_at(self) -> str | None:
         """The column in which a CDC source marks a deleted row."""
@@ -112,6 +126,16 @@ def plan_streams(
     """
     if not streams:
         raise ConfigError("The catalog has no streams.", remedy="Select at least one.")
+    found: set[tuple[str, str]] = set()
+    for each in streams:
+        key = (default_schema if each.stream.namespace is None else each.stream.namespace, each.stream.name)
+        if key in found:
+            raise ConfigError(
+                "Two streams of the catalog are one table: one names its schema, for the other one it is the default.",
+                remedy="Deselect one of them, or choose another default schema.",
+                stream=each.id,
+            )
+        found.add(key)
     names = naming.table_names([configured.id for configured in streams], default_schema, recorded)
     return [
         _plan(configured, default_schema, raw_schema, tables, layout)
@@ -164,6 +188,8 @@ def _plan(
 
 def _check_generations(configured: ConfiguredStream) -> None:
     generation, minimum = configured.generation_id, configured.minimum_generation_id
+    if generation is not None and not -_BIGINT <= generation < _BIGINT:
+        raise ConfigError(f"generation_id {generation} is no 64-bit number.", stream=configured.id)
     if minimum and generation is not None and minimum != generation:
         raise ConfigError(
             f"minimum_generation_id {minimum} with generation_id {generation} is not supported.",

@@ -26,39 +26,44 @@ select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where
 # may rely on it.
 _FORM = """\
 select c.relkind, c.relowner, c.relacl::text, c.reltablespace, c.relam, c.relpersistence, c.reloptions, t.reloptions,
-  c.relrowsecurity, c.relforcerowsecurity,
+  c.relrowsecurity, c.relforcerowsecurity, c.reloftype,
   array(select row(a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation, a.attstorage, a.attstattarget,
-      a.attoptions, a.attacl)::text
+      a.attoptions, a.attacl, to_jsonb(a) ->> 'attcompression')::text
     from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum)
 from pg_class c left join pg_class t on t.oid = c.reltoastrelid where c.oid = %s"""
 
-# Whether there is anything on a table but its row type, its TOAST table, our indexes and, since 18, constraints that
-# say NOT NULL. Views, constraints, defaults, triggers, rules, policies, statistics and publications are dependents.
+# Whether there is anything on a table but its row type, its TOAST table, our indexes as we made them and, since 18,
+# constraints that say NOT NULL. Views, constraints, defaults, triggers, rules, policies, statistics and publications
+# are dependents.
 _TOUCHED = """\
 with c as (
-  select c.*, t.typarray, array(
+  select c.oid as id, c.relreplident, c.relnamespace, c.reltoastrelid, c.reltype, t.typarray, array(
     select i.indexrelid from pg_index i join pg_class x on x.oid = i.indexrelid
-    where i.indrelid = c.oid and not i.indisunique and left(x.relname, 12) = '_airbyte_pg_') as own
+    where i.indrelid = c.oid and not i.indisunique and not i.indisclustered and x.reloptions is null
+      and left(x.relname, 12) = '_airbyte_pg_') as own
   from pg_class c join pg_type t on t.oid = c.reltype where c.oid = %(oid)s
 )
 select c.relreplident <> 'd'
   or not has_schema_privilege(c.relnamespace, 'create')
   or exists (
     select from pg_depend d
-    where d.refclassid = 'pg_class'::regclass and d.refobjid = c.oid
+    where d.refclassid = 'pg_class'::regclass and d.refobjid = c.id
       and (d.classid, d.deptype) <> ('pg_type'::regclass, 'i')
       and not (d.classid = 'pg_class'::regclass and (d.objid = c.reltoastrelid or d.objid = any(c.own)))
       and not (d.classid = 'pg_constraint'::regclass
-        and exists (select from pg_constraint k where k.oid = d.objid and k.contype = 'n')))
+        and exists (
+          select from pg_constraint k
+          where k.oid = d.objid and k.contype = 'n' and right(k.conname, 9) = '_not_null'
+            and obj_description(k.oid, 'pg_constraint') is null)))
   or exists (
     select from pg_depend d
     where d.refclassid = 'pg_type'::regclass and d.refobjid in (c.reltype, c.typarray)
       and (d.classid, d.deptype) <> ('pg_type'::regclass, 'i'))
   or exists (
     select from pg_description d
-    where d.classoid = 'pg_class'::regclass and (d.objoid = c.oid or d.objoid = any(c.own)))
-  or exists (select from pg_seclabel l where l.classoid = 'pg_class'::regclass and l.objoid = c.oid)
-  or exists (select from pg_inherits i where c.oid in (i.inhrelid, i.inhparent))
+    where d.classoid = 'pg_class'::regclass and (d.objoid = c.id or d.objoid = any(c.own)))
+  or exists (select from pg_seclabel l where l.classoid = 'pg_class'::regclass and l.objoid = c.id)
+  or exists (select from pg_inherits i where c.id in (i.inhrelid, i.inhparent))
   or exists (select from pg_replication_slots s where s.slot_type = 'logical' and s.database = current_database())
 from c"""
 
@@ -69,14 +74,16 @@ select exists (
   where locktype = 'relation' and relation = %s and pid <> pg_backend_pid()
     and database = (select oid from pg_database where datname = current_database()))"""
 
-_ALL_PUBLISHED = "select exists (select from pg_publication where puballtables)"
+_ALL_PUBLISHED = """\
+select exists (select from pg_publication where puballtables)
+  or exists (select from pg_subscription_rel where srrelid = %s)"""
 _SCHEMA_PUBLISHED = """\
 select exists (select from pg_publication_namespace p join pg_namespace n on n.oid = p.pnnspid where n.nspname = %s)"""
 
 _NEXT_XID = "select (txid_snapshot_xmax(txid_current_snapshot()) % 4294967296)::text"
 
-# Everybody may see backend_xmin. Those without a database answer for a standby. An autovacuum worker has a snapshot,
-# and reads nothing for anybody.
+# Everybody may see backend_xmin. Those without a database answer for a standby; of a standby that says nothing
+# (hot_standby_feedback off) nobody knows. An autovacuum worker has a snapshot, and reads nothing for anybody.
 _OLD_SNAPSHOTS = """\
 select exists (
     select from pg_stat_activity a
@@ -84,7 +91,13 @@ select exists (
       and a.backend_xmin is not null and age(a.backend_xmin) > age(%(horizon)s::xid)
       and coalesce(to_jsonb(a) ->> 'backend_type', '') <> 'autovacuum worker')
   or exists (
-    select from pg_replication_slots s where s.xmin is not null and age(s.xmin) > age(%(horizon)s::xid))"""
+    select from pg_replication_slots s where s.xmin is not null and age(s.xmin) > age(%(horizon)s::xid))
+  or exists (
+    select from pg_stat_get_wal_senders() w left join pg_stat_activity a on a.pid = w.pid
+    where a.backend_xmin is null
+      and not exists (
+        select from pg_replication_slots s
+        where s.active_pid = w.pid and (s.xmin is not null or s.slot_type = 'logical')))"""
 
 
 def horizon(cursor: Cursor) -> str:
@@ -94,21 +107,12 @@ def horizon(cursor: Cursor) -> str:
 
 
 def is_plain(cursor: Cursor, new: Table, old: Table) -> bool:
-    """Whether ``new`` is like ``old``, on which there is nothing that would have to be made anew.
-
-    So it is where ``old`` is missing.
-    """
-    oids = [_oid(cursor, table) for table in (new, old)]
-    if oids[1] is None:
-        return True
-    forms = []
-    for oid in oids:
-        cursor.execute(_FORM, (oid,))
-        forms.append(cursor.fetchone())
-    if forms[0] != forms[1]:
+    """Whether ``new`` is like ``old``, on which there is nothing that would have to be made anew."""
+    oid = _oid(cursor, old)
+    if oid is None or _form(cursor, oid) != _form(cursor, _oid(cursor, new)):
         return False
-    cursor.execute(_TOUCHED, {"oid": oids[1]})
-    return not _first(cursor) and not _is_published(cursor, old)
+    cursor.execute(_TOUCHED, {"oid": oid})
+    return not _first(cursor) and not _is_replicated(cursor, oid, old)
 
 
 def begin_rename(cursor: Cursor, new: Table, old: Table, *, horizon: str) -> bool:
@@ -118,22 +122,20 @@ def begin_rename(cursor: Cursor, new: Table, old: Table, *, horizon: str) -> boo
     """
     if not is_plain(cursor, new, old):
         return False
-    oid = _oid(cursor, old)
-    if oid is not None:
-        cursor.execute(_IN_USE, (oid,))
-        if _first(cursor):
-            return False
-        # Never waiting: those who come to read would have to wait behind us.
-        cursor.execute("savepoint swap")
-        try:
-            cursor.execute(sqlgen.lock_alone(old))
-        except errors.LockNotAvailable:
-            cursor.execute("rollback to savepoint swap")
-            return False
-        cursor.execute("release savepoint swap")
-        # Somebody may have been quicker than the lock.
-        if not is_plain(cursor, new, old):
-            return False
+    cursor.execute(_IN_USE, (_oid(cursor, old),))
+    if _first(cursor):
+        return False
+    # Never waiting: those who come to read would have to wait behind us.
+    cursor.execute("savepoint swap")
+    try:
+        cursor.execute(sqlgen.lock_alone(old))
+    except errors.LockNotAvailable:
+        cursor.execute("rollback to savepoint swap")
+        return False
+    cursor.execute("release savepoint swap")
+    # Somebody may have been quicker than the lock.
+    if not is_plain(cursor, new, old):
+        return False
     cursor.execute(_OLD_SNAPSHOTS, {"horizon": horizon})
     return not _first(cursor)
 
@@ -147,17 +149,22 @@ def rename(cursor: Cursor, new: Table, old: Table) -> None:
     cursor.execute(sqlgen.rename_table(moved, old.name))
 
 
-def _is_published(cursor: Cursor, table: Table) -> bool:
+def _is_replicated(cursor: Cursor, oid: int, table: Table) -> bool:
     version = cursor.connection.server_version
     if version < _PUBLICATION_VERSION:
         return False
-    cursor.execute(_ALL_PUBLISHED)
+    cursor.execute(_ALL_PUBLISHED, (oid,))
     if _first(cursor):
         return True
     if version < _SCHEMA_PUBLICATION_VERSION:
         return False
     cursor.execute(_SCHEMA_PUBLISHED, (table.schema,))
     return bool(_first(cursor))
+
+
+def _form(cursor: Cursor, oid: int | None) -> tuple[Any, ...] | None:
+    cursor.execute(_FORM, (oid,))
+    return cursor.fetchone()
 
 
 def _oid(cursor: Cursor, table: Table) -> int | None:

@@ -26,7 +26,8 @@ _COLUMNS = """\
 select attname, format_type(atttypid, null), format_type(atttypid, atttypmod)
 from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order by attnum"""
 
-# A rule of a view is the view.
+# A rule of a view is the view. Of what goes with a column by itself (indexes, constraints, statistics, generated
+# columns, privileges) our own indexes are nobody else's, and a column's own default and NOT NULL are of it.
 _DEPENDENTS = """\
 select distinct
   case d.classid when 'pg_rewrite'::regclass
@@ -34,8 +35,32 @@ select distinct
     else pg_describe_object(d.classid, d.objid, d.objsubid) end,
   a.attname::text
 from pg_depend d join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
-where d.refclassid = 'pg_class'::regclass and d.refobjid = %s and a.attname::text = any(%s) and d.deptype = 'n'
+where d.refclassid = 'pg_class'::regclass and d.refobjid = %(oid)s and a.attname::text = any(%(columns)s)
+  and (d.deptype = 'n' or (d.deptype = 'a' and a.attname::text = any(%(kept)s)
+    and not exists (select from pg_class x where d.classid = 'pg_class'::regclass and x.oid = d.objid
+      and left(x.relname, 12) = '_airbyte_pg_')
+    and not exists (select from pg_constraint k where d.classid = 'pg_constraint'::regclass and k.oid = d.objid
+      and k.contype = 'n')
+    and not exists (select from pg_attrdef f where d.classid = 'pg_attrdef'::regclass and f.oid = d.objid
+      and f.adrelid = a.attrelid and f.adnum = a.attnum)))
+union all
+select 'privileges on the column', a.attname::text from pg_attribute a
+where a.attrelid = %(oid)s and a.attname::text = any(%(kept)s) and a.attacl is not null
 order by 1, 2"""
+
+_COLUMN_COMMENTS = """\
+select a.attname::text, col_description(a.attrelid, a.attnum) from pg_attribute a
+where a.attrelid = %s and a.attname::text = any(%s) and col_description(a.attrelid, a.attnum) is not null"""
+
+_HAS_RULES = """\
+select c.relhasrules or c.relhastriggers from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relname = %s"""
+
+# ON DELETE CASCADE, SET NULL, SET DEFAULT.
+_CASCADES = """\
+select k.conname::text, k.conrelid::regclass::text
+from pg_constraint k join pg_class c on c.oid = k.confrelid join pg_namespace n on n.oid = c.relnamespace
+where k.contype = 'f' and k.confdeltype in ('c', 'n', 'd') and n.nspname = %s and c.relname = %s order by 1, 2"""
 
 _UNLIMITED = (Kind.NUMBER.sql_type, Kind.NUMBER.sql_type)
 
@@ -119,7 +144,7 @@ def adaptation(
             _widen(cursor, oid, table, limited, stream)
         _expect_none(table, _of_another_type(found, types, set(unlike) - set(limited)), stream)
         unlike, limited = [], []
-    dependents = _dependents(cursor, oid, [*unlike, *surplus])
+    dependents = _dependents(cursor, oid, [*unlike, *surplus], kept=set(unlike) - set(limited))
     if dependents and not cascade:
         raise ConfigError(
             f"Columns of {table} must be made anew or removed, and other objects depend on them: {_shown(dependents)}.",
@@ -135,7 +160,8 @@ def adaptation(
     for column, sql_type in types.items():
         if column not in found or column in made_anew:
             statements.append(sqlgen.add_column(table, column, sql_type, required=column in not_null))
-    return statements
+    cursor.execute(_COLUMN_COMMENTS, (oid, made_anew))
+    return [*statements, *(sqlgen.comment(table, column, comment) for column, comment in cursor.fetchall())]
 
 
 def create_inner(cursor: Cursor, table: Table, types: Mapping[str, str], *, required: Iterable[str]) -> None:
@@ -150,12 +176,38 @@ def deleting(cursor: Cursor, table: Table, stream: StreamName) -> Iterator[None]
     """Rows of ``table`` are deleted in the body. Raises ConfigError if a publication does not let them go."""
     try:
         yield
-    except errors.ObjectNotInPrerequisiteState as error:
+    except (errors.ObjectNotInPrerequisiteState, errors.InvalidColumnReference) as error:
         raise ConfigError(
-            f"A publication sends the deletions of {table}, which has no replica identity.",
+            f"A publication sends the deletions of {table}, which has no replica identity, or one that its row filter "
+            "or column list goes beyond.",
             remedy=f"{text(sqlgen.identify_by_all(table), cursor.connection)};",
             stream=stream,
         ) from error
+
+
+def delete_all(cursor: Cursor, table: Table, stream: StreamName) -> None:
+    """Delete every row. Raises ConfigError where a rule or a trigger keeps some."""
+    cursor.execute(sqlgen.delete_all(table))
+    cursor.execute(_HAS_RULES, (table.schema, table.name))
+    if _fetched(cursor)[0] and is_filled(cursor, table):
+        raise ConfigError(
+            f"A rule or a trigger on {table} keeps its rows from being deleted.",
+            remedy="Drop it, or disable it.",
+            stream=stream,
+        )
+
+
+def expect_no_cascades(cursor: Cursor, table: Table, stream: StreamName) -> None:
+    """Raise ConfigError if rows of other tables would go, or change, when rows of ``table`` are written anew."""
+    cursor.execute(_CASCADES, (table.schema, table.name))
+    found = [f"{name} of {owner}" for name, owner in cursor.fetchall()]
+    if found:
+        raise ConfigError(
+            f"Rows of {table} are deleted and written anew, and foreign keys would delete or change the rows that "
+            f"refer to them: {', '.join(found)}.",
+            remedy="Make those foreign keys ON DELETE NO ACTION, deferrable and initially deferred, or drop them.",
+            stream=stream,
+        )
 
 
 def columns_of(cursor: Cursor, table: Table) -> set[str]:
@@ -248,9 +300,12 @@ def _widen(cursor: Cursor, oid: int, table: Table, columns: Sequence[str], strea
         ) from error
 
 
-def _dependents(cursor: Cursor, oid: int, columns: Sequence[str]) -> list[tuple[str, str]]:
-    """What would keep these columns of a table from being dropped, each with the column."""
-    cursor.execute(_DEPENDENTS, (oid, list(columns)))
+def _dependents(cursor: Cursor, oid: int, columns: Sequence[str], kept: Collection[str] = ()) -> list[tuple[str, str]]:
+    """What would keep these columns of a table from being dropped, each with the column.
+
+    ``kept``: columns that are there again afterwards, so that what would silently go with them counts as well.
+    """
+    cursor.execute(_DEPENDENTS, {"oid": oid, "columns": list(columns), "kept": list(kept)})
     return cursor.fetchall()
 
 

@@ -35,7 +35,7 @@ select set_config('synchronous_commit', 'on', true) where current_setting('synch
 _JIT_VERSION = 110_000
 
 # Another try is likely to get through: the other transaction has won and ended.
-_CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure)
+_CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 # Two sessions that create the same thing at once, in spite of IF NOT EXISTS (reference 3.11).
 _RACES = (errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema, errors.DuplicateObject)
 _ATTEMPTS = 6

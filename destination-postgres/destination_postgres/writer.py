@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from airbyte_pg.errors import ConfigError, StreamName, SystemFault
 from airbyte_pg.messages import now_ms
@@ -60,11 +61,17 @@ class Writer:
         truncated = self._take_all()
         self._flush()
         self._flusher.wait()
-        if truncated is None:
+        if truncated is None and self._inbox.has_read:
             self._relay.end()
+        failure: Exception | None = None
         for stream in self._encoders:
             if self._relay.is_complete(stream):
-                self._complete(stream)
+                try:
+                    self._flusher.call(partial(self._complete, stream))
+                except Exception as error:  # noqa: BLE001 - the first one is raised when the others are done
+                    failure = failure or error
+        if failure is not None:
+            raise failure
         incomplete = [stream for stream in self._encoders if not self._relay.is_complete(stream)]
         if truncated is not None and not self._relay.has_source_error:
             raise truncated
