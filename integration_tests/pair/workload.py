@@ -19,10 +19,11 @@ from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import wait_until
 
 WRITERS = 4
+PARTITIONED_SINCE = 13
 # Between two transactions of a writer. Nightly they give the syncs no rest; else two processors have something left to
 # end a story soon.
 PAUSE_S = 0.01 if "WORKLOAD_SEEDS" in os.environ else 0.03
-ROWS = 2000
+ROWS = 2000 if "WORKLOAD_SEEDS" in os.environ else 800
 # Keys are drawn from a wider range than there are rows: some statements find nothing, some find room to insert.
 KEYS = ROWS * 3 // 2
 DOCUMENTS = 60
@@ -37,6 +38,17 @@ FOLLOWED = {
     "journal": "id::text, writer::text, amount::text",
     "counters": "id::text, version::text",
 }
+# Every replica identity, partitions, what is truncated again and again.
+HARD = {
+    "full_rows": "id::text, version::text, md5(body)",
+    "by_index": "id::text, code::text, version::text, md5(body)",
+    "scratch": "id::text, version::text",
+    "evolving": "id::text, version::text",
+}
+# Since 13.
+PARTITIONED = {"parts": "id::text, version::text"}
+# Without a key: read whole each time.
+KEYLESS = {"keyless": "writer::text, amount::text"}
 # Selected only by a later sync.
 LATE = {"late": "id::text, version::text"}
 
@@ -47,6 +59,19 @@ create table documents (id int primary key, version int not null, title text, bo
 alter table documents alter body set storage external;
 create table journal (id bigserial primary key, writer int not null, amount numeric not null);
 create table counters (id int primary key, version int not null);
+create table full_rows (id int primary key, version int not null, body text);
+alter table full_rows alter body set storage external, replica identity full;
+create table by_index (id int primary key, code int not null, version int not null, body text);
+create unique index by_index_code on by_index (code);
+alter table by_index alter body set storage external, replica identity using index by_index_code;
+create table scratch (id int primary key, version int not null);
+create table evolving (id int primary key, version int not null, price numeric(12, 4) default 1.2345);
+create table keyless (writer int, amount int);
+insert into full_rows select i, 0, repeat(md5(i::text), {BODY_REPEATS}) from generate_series(1, {DOCUMENTS}) i;
+insert into by_index select i, i, 0, repeat(md5(i::text), {BODY_REPEATS}) from generate_series(1, {DOCUMENTS}) i;
+insert into scratch select i, 1 from generate_series(1, {ROWS // 10}) i;
+insert into evolving select i, 1 from generate_series(1, {ROWS // 10}) i;
+insert into keyless select i % 7, i % 5 from generate_series(1, 100) i;
 create table late (id int primary key, version int not null);
 create table unselected (id bigserial primary key, filler text);
 create table unpublished (id bigserial primary key, filler text);
@@ -56,6 +81,13 @@ insert into documents select i, 0, 'title ' || i, repeat(md5(i::text), {BODY_REP
 insert into counters select i, 1 from generate_series(1, {ROWS // 10}) i;
 insert into late select i, 1 from generate_series(1, {ROWS // 10}) i;
 """  # noqa: E501
+
+_PARTS = f"""
+create table parts (id int, version int not null, primary key (id)) partition by range (id);
+create table parts_low partition of parts for values from (0) to (100);
+create table parts_high partition of parts for values from (100) to (400);
+insert into parts select i, 1 from generate_series(1, {ROWS // 10}) i;
+"""
 
 _NOTES = [None, "x", 'a "quoted" \\ note\n', "\t", "é€😀"]
 # An expected end of a statement among concurrent writers: the transaction is rolled back, the writer goes on.
@@ -75,8 +107,43 @@ def seeds(count: int) -> range:
 def create_tables(database: Database, seed: int) -> None:
     """The tables with their first rows; with every other seed decoding has little memory and goes over the disk."""
     database.execute(_TABLES)
+    if database.server.major >= PARTITIONED_SINCE:
+        database.execute(_PARTS)
     if seed % 2 and database.server.major >= 13:
         database.execute(f"alter database {database.name} set logical_decoding_work_mem = '64kB'")
+
+
+def evolve(database: Database, draw: random.Random, number: int) -> str:
+    """One change of the columns of ``evolving``, or of the partitions of ``parts``, beside the writers; what it was."""
+    choices = [
+        f"alter table evolving add column c{number} int default {number}",
+        f"alter table evolving add column c{number} text; update evolving set c{number} = 'backfill ' || id",
+        "alter table evolving drop column price; alter table evolving add column price numeric(12, 4) default 9",
+        f"alter table evolving alter price type numeric(12, {draw.randint(1, 4)})",
+        f"alter table evolving rename price to price{number};"
+        f"alter table evolving add column price numeric(12, 4) default {number}",
+    ]
+    if database.server.major >= PARTITIONED_SINCE:
+        first = 1000 * (number + 1)
+        choices += [
+            f"create table parts_{number} partition of parts for values from ({first}) to ({first + 10});"
+            f"insert into parts select i, 1 from generate_series({first}, {first + 5}) i",
+            f"create table parts_{number} (id int primary key, version int not null);"
+            f"insert into parts_{number} select i, 1 from generate_series({first}, {first + 5}) i;"
+            f"alter table parts attach partition parts_{number} for values from ({first}) to ({first + 10})",
+        ]
+    script = draw.choice(choices)
+
+    def is_done() -> bool:
+        try:
+            database.execute(f"begin; set local lock_timeout = '500ms'; {script}; commit")
+        except _LOST_RACES:
+            database.execute("rollback")
+            return False
+        return True
+
+    wait_until(is_done, 60, "the change gets its lock")
+    return script
 
 
 class Writer(threading.Thread):
@@ -87,6 +154,8 @@ class Writer(threading.Thread):
         self._database = database
         self._number = number
         self._draw = random.Random(f"{seed}/{number}")
+        weighted = _WITH_PARTITIONS if database.server.major >= PARTITIONED_SINCE else _OPERATIONS_BY_WEIGHT
+        self._operations, self._weights = list(weighted), list(weighted.values())
         self._stop_asked = threading.Event()
         self.over = 0
         self.lost_races = 0
@@ -136,7 +205,7 @@ class Writer(threading.Thread):
 
     def _step(self, cursor: Any) -> None:
         draw = self._draw
-        (operation,) = draw.choices(_OPERATIONS, _WEIGHTS)
+        (operation,) = draw.choices(self._operations, self._weights)
         if draw.random() < 0.8:
             operation(cursor, draw, self._number)
             return
@@ -297,6 +366,59 @@ def _forget(table: str) -> Callable[[Any, random.Random, int], None]:
     return operation
 
 
+def _rewrite_row(table: str) -> Callable[[Any, random.Random, int], None]:
+    def operation(cursor: Any, draw: random.Random, number: int) -> None:
+        key = _key(draw, number, DOCUMENTS)
+        cursor.execute(f"update {table} set version = version + 1 where id = %s", (key,))
+        if draw.random() < 0.3:
+            cursor.execute(
+                f"update {table} set body = repeat(md5(%s), %s) where id = %s",
+                (str(draw.random()), draw.choice([1, BODY_REPEATS]), key),
+            )
+
+    return operation
+
+
+def _move_full_row(cursor: Any, draw: random.Random, number: int) -> None:
+    key = _key(draw, number, DOCUMENTS)
+    cursor.execute(
+        "update full_rows set id = case when id > 1000 then id - 1000 else id + 1000 end where id in (%s, %s)",
+        (key, key + 1000),
+    )
+
+
+def _move_code(cursor: Any, draw: random.Random, number: int) -> None:
+    # The primary key moves by itself, the identity by itself, or both.
+    key = _key(draw, number, DOCUMENTS)
+    change = draw.choice(["code = code + 1000", "id = id + 1000", "id = id + 1000, code = code + 1000"])
+    cursor.execute(
+        f"update by_index b set {change} where id = %s and not exists"
+        " (select from by_index c where c.id = b.id + 1000 or c.code = b.code + 1000)",
+        (key,),
+    )
+
+
+def _move_part(cursor: Any, draw: random.Random, number: int) -> None:
+    key = _key(draw, number, ROWS // 20)
+    cursor.execute(
+        "update parts p set id = id + 100 where id = %s and not exists (select from parts q where q.id = p.id + 100)",
+        (key,),
+    )
+
+
+def _keep_no_key(cursor: Any, draw: random.Random, number: int) -> None:
+    cursor.execute("insert into keyless values (%s, %s), (%s, 1)", (number, draw.randint(0, 5), number))
+    cursor.execute("delete from keyless where writer = %s and amount = %s", (number, draw.randint(0, 30)))
+
+
+def _truncate(table: str) -> Callable[[Any, random.Random, int], None]:
+    def operation(cursor: Any, draw: random.Random, number: int) -> None:
+        cursor.execute(f"truncate {table}")
+        cursor.execute(f"insert into {table} select i, 0 from generate_series(1, %s) i", (draw.choice([0, 5]),))
+
+    return operation
+
+
 def _write_elsewhere(cursor: Any, draw: random.Random, number: int) -> None:
     table = draw.choice(["unselected", "unpublished"])
     cursor.execute(f"insert into {table} (filler) values (repeat('x', %s))", (draw.randint(1, 3000),))
@@ -311,7 +433,7 @@ def _write_much(cursor: Any, draw: random.Random, number: int) -> None:
     cursor.execute("update counters set version = version + 1 where id %% %s = %s", (WRITERS, number))
 
 
-_OPERATIONS_BY_WEIGHT: dict[Callable[[Any, random.Random, int], None], int] = {
+_OPERATIONS_BY_WEIGHT: dict[Callable[[Any, random.Random, int], None], float] = {
     _transfer: 25,
     _open_account: 8,
     _close_account: 4,
@@ -328,5 +450,20 @@ _OPERATIONS_BY_WEIGHT: dict[Callable[[Any, random.Random, int], None], int] = {
     _forget("late"): 2,
     _write_elsewhere: 8,
 }
-_OPERATIONS = list(_OPERATIONS_BY_WEIGHT)
-_WEIGHTS = list(_OPERATIONS_BY_WEIGHT.values())
+_OPERATIONS_BY_WEIGHT |= {
+    _rewrite_row("full_rows"): 4,
+    _move_full_row: 2,
+    _rewrite_row("by_index"): 4,
+    _move_code: 3,
+    _count("scratch"): 4,
+    _truncate("scratch"): 1,
+    _count("evolving"): 6,
+    _forget("evolving"): 2,
+    _keep_no_key: 3,
+}
+_WITH_PARTITIONS = _OPERATIONS_BY_WEIGHT | {
+    _count("parts"): 8,
+    _forget("parts"): 2,
+    _move_part: 4,
+    _truncate("parts_low"): 0.1,
+}

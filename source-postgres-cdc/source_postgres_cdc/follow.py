@@ -113,10 +113,10 @@ class Following:
     def _remember(self, changes: Changes, state: State) -> None:
         """Have read anew what was sent in another form than the table has, or has lost rows that nobody can name."""
         if self._settings.resnapshots:
-            for stream in changes.outdated:
-                state.streams[stream].refresh()
-            for stream in changes.thinned:
-                state.streams[stream].refresh(sweeps=True)
+            for stream in (*changes.outdated, *changes.thinned):
+                # One that is not known yet may have been sent by an attempt whose state got lost.
+                progress = state.streams.setdefault(stream, StreamProgress(is_complete=False))
+                progress.refresh(sweeps=stream in changes.thinned)
             changes.outdated.clear()
             changes.thinned.clear()
 

@@ -117,7 +117,7 @@ class Round:
         table = self._current
         if table is None or not table.waiting:
             # A table that is only read is never interrupted: nothing would mend what moved meanwhile.
-            table = self._begin(self._streams.popleft()) if self._streams and not self._ends_here() else None
+            table = self._begin_next()
         elif table.stream.is_followed and self._ends_here():
             table = None
         self._say()
@@ -148,6 +148,18 @@ class Round:
             else:
                 progress.is_complete, progress.page, progress.file = True, 0, None
             self._is_unsaid = True
+
+    def _begin_next(self) -> _Table | None:
+        while self._streams and not self._ends_here():
+            stream = self._streams.popleft()
+            try:
+                return self._begin(stream)
+            except snapshot.Rewritten as rewritten:
+                if self._state is None or not stream.is_followed:
+                    raise
+                # It is left to the next round, which has a snapshot of its own.
+                log.info("%s", rewritten.message)
+        return None
 
     def _ends_here(self) -> bool:
         return self._has_begun and self._is_due()

@@ -53,6 +53,10 @@ class Part(msgspec.Struct, frozen=True):
     has_functions: bool = False
 
 
+class Rewritten(TransientError):
+    """A table was written anew since the snapshot began, which cannot show its rows any more."""
+
+
 class Storage(msgspec.Struct, frozen=True):
     """Where a table's rows are: its file (None: it has none), the file's size in pages, and whether it is a heap."""
 
@@ -115,7 +119,7 @@ def storages(session: Connection, read_tables: Sequence[Table]) -> dict[int, Sto
 
 
 def lock(session: Connection, table: Table, known: Mapping[int, Storage]) -> Storage:
-    """Keep ``table`` from being rewritten while it is read. Raises TransientError when it has been, since ``storages``.
+    """Keep ``table`` from being rewritten while it is read. Raises Rewritten when it has been, since ``storages``.
 
     A rewrite (ALTER TABLE, TRUNCATE, VACUUM FULL) leaves nothing for an older snapshot to see: PostgreSQL documentation
     13.6, "Caveats".
@@ -131,7 +135,7 @@ def lock(session: Connection, table: Table, known: Mapping[int, Storage]) -> Sto
     for oid in (table.oid, *(leaf.oid for leaf in table.leaves)):
         if oid in now and oid in known and now[oid].file == known[oid].file:
             continue
-        raise TransientError(
+        raise Rewritten(
             f"The table {table.schema}.{table.name} was rewritten after the snapshot began.",
             remedy="The next sync reads it again.",
             stream=table.id,
