@@ -27,6 +27,12 @@ USERS, ORDERS = StreamName("public", "users"), StreamName(None, "orders")
             '"sourceStats":{"recordCount":2.0},"destinationStats":{"recordCount":2.0}},"type":"STATE"}\n'.encode(),
         ),
         (
+            # Spaces, escapes and keys that come twice: nothing is spelt anew.
+            rb'{ "type" : "STATE", "a\u0062c":1, "abc":2 , "state" : {"data" : { } , "id":7,"id":8 } }',
+            rb'{ "type" : "STATE", "a\u0062c":1, "abc":2 , "state" : {"data" : { } , "id":7,"id":8,'
+            b'"destinationStats":{"recordCount":2.0}} }\n',
+        ),
+        (
             b'{"type":"STATE","state":{"destinationStats":{"recordCount":9},"data":{}}}',
             b'{"type":"STATE","state":{"destinationStats":{"recordCount":2.0},"data":{}}}\n',
         ),

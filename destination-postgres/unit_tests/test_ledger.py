@@ -44,8 +44,9 @@ def plan(
         # A cancelled one, followed by a normal sync, loses nothing.
         (2, 0, Entry(1, building=2, aside=True), True, Opening(2, adopt=True)),
         (2, 0, Entry(None, building=2), True, Opening(2)),
-        # PyAirbyte always says 1/1.
+        # PyAirbyte always says 1/1. A number that we made up ourselves is no generation of a platform's.
         (1, 1, Entry(complete=1), True, Opening(1)),
+        (1, 1, Entry(complete=1, is_made_up=True), True, Opening(1, building=True, aside=True, discard=True)),
     ],
 )
 def test_append_modes(
