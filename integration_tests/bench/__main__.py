@@ -94,6 +94,7 @@ def measure_tables(ground: Ground, report: Report) -> None:
     report.add("snapshot", "psql COPY TO STDOUT", ground.rows, size_mb, source.snapshot, source.copy_out)
     report.add("discover, 2,000 tables", "psql, information_schema", TABLES, 0, source.discover, source.list_columns)
     measure_mixed(ground, report)
+    measure_large(ground, report)
     copy = "psql COPY to psql COPY"
     report.add("pair, snapshot, append", copy, ground.rows, size_mb, pair.snapshot, pair.copy_across)
     for name, rows in (("narrow", ground.rows), ("wide", ground.rows // WIDE_FACTOR)):
@@ -139,6 +140,21 @@ def measure_mixed(ground: Ground, report: Report) -> None:
             )
     ground.forget_slot()
     ground.source.execute("drop table mixed")
+
+
+def measure_large(ground: Ground, report: Report) -> None:
+    """Updates that leave large values alone: each is looked up by key."""
+    source, name = SourceBench(ground), "changes, large values untouched"
+    if not report.wants(name):
+        return
+    rows = ground.changes // WIDE_FACTOR
+    ground.make_large_backlog(rows)
+    size_mb = ground.size_mb("large")
+    for transport in ("stream", "bulk"):
+        ours = partial(source.changes_by, transport, "large")
+        report.add(f"{name}, {transport}", "pg_recvlogical", rows, size_mb, ours, source.recvlogical)
+    ground.forget_slot()
+    ground.source.execute("drop table large")
 
 
 def measure_backlog(ground: Ground, report: Report, kind: str) -> None:

@@ -66,6 +66,12 @@ select i, i %% 100, i, i * 1000000007, (i %% 100000) / 7.0, i / 7.0, i / 3.0, i 
        int4range((i %% 1000)::int, (i %% 1000 + 10)::int)
 from generate_series(%s::bigint, %s::bigint) i
 """
+# Two large values a row, stored out of line: an update of the version does not log them.
+LARGE = """
+create table large (id bigint primary key, version int, body text, more text);
+alter table large alter body set storage external, alter more set storage external;
+insert into large select i, 0, repeat(md5(i::text), 100), repeat(md5((-i)::text), 100) from generate_series(1, {}) i
+"""
 TABLES = 2000
 CHANGES_PER_TRANSACTION = 1000
 
@@ -110,6 +116,19 @@ class Ground:
         self._read_before("mixed")
         for start in range(rows, rows + changes, CHANGES_PER_TRANSACTION):
             self.source.execute(FILL_MIXED, start + 1, start + CHANGES_PER_TRANSACTION)
+
+    def make_large_backlog(self, rows: int) -> None:
+        """A table of ``rows`` rows with large values, each of which an update has left as they were."""
+        self.source.execute(LARGE.format(rows))
+        self.source.execute("vacuum analyze large")
+        self.write_catalogs("large")
+        self._read_before("large")
+        for start in range(0, rows, CHANGES_PER_TRANSACTION):
+            self.source.execute(
+                "update large set version = version + 1 where id > %s and id <= %s",
+                start,
+                start + CHANGES_PER_TRANSACTION,
+            )
 
     def many_tables(self) -> Database:
         """A database with TABLES tables, made when it is asked for first."""
