@@ -192,6 +192,33 @@ def test_partitions_that_are_emptied_detached_or_dropped(sales, destination_db, 
     assert again.lines < 12
 
 
+def test_nothing_is_promised_that_is_not_done(sales):
+    """Under schema_change warn nothing is read anew, so nothing is swept; nor when that is set in between."""
+    catalog = catalog_of(sales, only=["sales"])
+    first = read(sales, catalog)
+    sales.execute("truncate low")
+    second = read(sales, catalog, first, truncate_handling="propagate", schema_change="warn")
+    said = [log["message"] for log in second.logs]
+    assert any("A partition of public.sales was truncated: its rows stay" in text for text in said)
+    assert second.records() == []
+    state = last_state(first)
+    state["global"]["stream_states"][0]["stream_state"]["cdc"]["sweep"] = "0/1"
+    third = read(sales, catalog, [state])
+    assert third.exit_code == 0, third
+    assert third.records() == []
+    assert "sweep" not in states_of(third)
+
+
+def test_a_partition_that_comes_where_nothing_is_loaded(sales):
+    catalog = catalog_of(sales, only=["sales"])
+    first = read(sales, catalog, initial_load=False)
+    sales.execute("create table made partition of sales for values from (1000) to (1100)")
+    sales.execute("insert into sales values (1000, 'made')")
+    second = read(sales, catalog, first, initial_load=False)
+    assert [record["id"] for record in second.records()] == [1000]
+    assert read(sales, catalog, second, initial_load=False).records() == []
+
+
 @pytest.mark.parametrize("handling", ["warn", "fail"])
 def test_a_partition_that_is_truncated_by_itself(sales, handling):
     catalog = catalog_of(sales, only=["sales"])

@@ -55,6 +55,7 @@ class Changes:
     same of partitions, by OID, that have come to a table later.
     ``session`` is used for the catalogue and re-selects. ``numbered``: each row says its position.
     ``truncate_handling``: a TRUNCATE is logged, raised as ConfigError, or sent as a record without key that says so.
+    ``sweeps``: a table that has lost rows unseen will be read anew.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Changes:
         *,
         numbered: bool,
         truncate_handling: TruncateHandling = "warn",
+        sweeps: bool = False,
         leaf_progress: Mapping[int, StreamProgress] = MappingProxyType({}),
     ) -> None:
         # Streams of which rows were sent whose columns had other types than the catalogue says.
@@ -75,6 +77,7 @@ class Changes:
         self._session = session
         self._numbered = numbered
         self._truncate_handling = truncate_handling
+        self._sweeps = sweeps
         # By OID: a name may have been another table's when its rows changed, and may be again.
         self._streams = {stream.table.oid: stream for stream in streams if stream.is_followed}
         self._has_roots = any(stream.table.kind == "p" for stream in self._streams.values())
@@ -282,7 +285,7 @@ class Changes:
                 remedy="Refresh the stream and remove its rows, so that it is read anew.",
                 stream=stream.id,
             )
-        if self._truncate_handling == "propagate":
+        if self._sweeps:
             log.warning("%s was truncated: the whole is read anew", what)
             self.thinned.add(stream.id)
             return

@@ -87,6 +87,7 @@ class Following:
             self._emitter,
             numbered=self._settings.emit_position,
             truncate_handling=self._settings.truncate_handling,
+            sweeps=self._settings.sweeps,
             leaf_progress={
                 oid: fresh
                 for stream in self._streams

@@ -99,8 +99,10 @@ class InitialLoad:
         """Follow from the slot on, without the rows that are there; the snapshot only ends a decoding session."""
         for stream in streams:
             if stream.is_followed:
-                leaves = frozenset(leaf.oid for leaf in stream.table.leaves)
-                state.streams[stream.id] = StreamProgress(is_complete=True, identity=stream.identity, leaves=leaves)
+                progress = state.streams.get(stream.id)
+                if progress is None or not progress.is_complete:
+                    progress = state.streams[stream.id] = StreamProgress(is_complete=True, identity=stream.identity)
+                progress.leaves = frozenset(leaf.oid for leaf in stream.table.leaves)
         self._emitter.state(state)
         return [stream for stream in streams if not stream.is_followed]
 

@@ -274,6 +274,11 @@ class SourceSettings(ConnectionSettings):
         """Whether a table is read anew when its columns have changed."""
         return self.schema_change == "resnapshot" and self.initial_load
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether rows that went unseen are removed: by reading the table anew, and a record that says so."""
+        return self.resnapshots and self.truncate_handling == "propagate"
+
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for what this version cannot honour, naming what to use."""
         super().refuse_unsupported()

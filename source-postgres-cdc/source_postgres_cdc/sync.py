@@ -77,10 +77,11 @@ class Sync(msgspec.Struct):
     def _meet(self, stream: Stream, progress: StreamProgress) -> None:
         """Meet a stream with what the state knows of it. Raises ConfigError where it cannot go on."""
         settings = self.settings
-        sweeps = settings.resnapshots and settings.truncate_handling == "propagate"
+        if not settings.sweeps:
+            progress.sweep = 0  # it was begun under other settings
         if progress.identity is not None:
             if (happened := what_happened(stream, progress.identity)) is not None:
-                if not sweeps:
+                if not settings.sweeps:
                     raise happened
                 log.warning("%s It is read anew, and what is not there any more is removed", happened.message)
                 progress.refresh(sweeps=True)
@@ -94,11 +95,11 @@ class Sync(msgspec.Struct):
                 *stream.id,
                 len(gone),
                 "the whole is read anew, and their rows are removed"
-                if sweeps
+                if settings.sweeps
                 else "their rows stay at the destination until the stream is refreshed",
             )
             progress.leaves -= gone
-            if sweeps:
+            if settings.sweeps:
                 progress.refresh(sweeps=True)
         if not progress.is_refreshed:
             progress.identity = stream.identity
