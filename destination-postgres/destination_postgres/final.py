@@ -39,13 +39,6 @@ _SETTLE_SETTINGS = """\
 set local enable_seqscan = on;
 set local work_mem = '64MB'"""
 
-# Whoever comes to read queues behind a lock that waits for a reader: not for long. The whole is tried again.
-_ALTER_SETTINGS = (
-    "select set_config('destination.lock_timeout', current_setting('lock_timeout'), true);"
-    " set local lock_timeout = '3s'"
-)
-_USUAL_SETTINGS = "select set_config('lock_timeout', current_setting('destination.lock_timeout'), true)"
-
 _REQUIRED = tuple(column for column in FINAL_META_TYPES if column != GENERATION_ID)
 
 _log = logging.getLogger(__name__)
@@ -63,9 +56,7 @@ def ensure(
     Raises ConfigError for a table with other columns than the stream's, or one that is not ours.
     """
     types = _types(plan)
-    is_inner = target == plan.aside
     _adapt(cursor, plan, target.final, former, is_emptied=False)
-    ensure_table(cursor, target.final, types, required=_REQUIRED, stream=plan.id, is_inner=is_inner)
     dedup = plan.dedup
     if dedup is None:
         return
@@ -128,9 +119,9 @@ def expect_room(cursor: Cursor, plan: StreamPlan, former: Collection[str]) -> No
     Raises ConfigError if it cannot.
     """
     target = plan.visible.final
-    _adaptation(cursor, plan, target, former, is_emptied=True)
-    # With the privileges that tables of its schema are given.
-    cursor.execute(sqlgen.create_table(target, _types(plan), required=_REQUIRED))
+    if _adaptation(cursor, plan, target, former, is_emptied=True) is None:
+        # With the privileges that tables of its schema are given.
+        _create(cursor, plan, target)
     expect_no_cascades(cursor, target, plan.id)
 
 
@@ -201,19 +192,28 @@ def _exchange_once(cursor: Cursor, plan: StreamPlan, before: Dedup | None, forme
 
 
 def _adapt(cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[str], *, is_emptied: bool) -> None:
+    """Give ``table`` the stream's columns; create it if it is missing."""
     statements = _adaptation(cursor, plan, table, former, is_emptied=is_emptied)
+    if statements is None:
+        _create(cursor, plan, table)
     if not statements:
         return
     _log.info("the final table gets the stream's columns: stream=%s", plan.label)
-    cursor.execute(_ALTER_SETTINGS)
+    # Whoever comes to read queues behind a lock that waits for a reader: not for long. The whole is tried again.
+    cursor.execute("set local lock_timeout = '3s'")
     for statement in statements:
         cursor.execute(statement)
-    cursor.execute(_USUAL_SETTINGS)
+    cursor.execute("set local lock_timeout to default")
+
+
+def _create(cursor: Cursor, plan: StreamPlan, table: Table) -> None:
+    is_inner = table == plan.aside.final
+    ensure_table(cursor, table, _types(plan), required=_REQUIRED, stream=plan.id, is_inner=is_inner)
 
 
 def _adaptation(
     cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[str], *, is_emptied: bool
-) -> list[sql.Composed]:
+) -> list[sql.Composed] | None:
     return adaptation(
         cursor,
         table,

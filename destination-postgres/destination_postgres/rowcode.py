@@ -17,15 +17,12 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from airbyte_pg.errors import StreamName, SystemFault
-from destination_postgres import jsontext, rawrow, values
+from destination_postgres import rawrow, truncation, values
 from destination_postgres.columns import Column, Kind
 from destination_postgres.exact import EMPTY_METAS, JSON_SPACE, NULL, Judge, Judged, broken_record, copy_escaped
 from destination_postgres.inbox import Record
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.rawrow import Retention
-
-# What our source's record of a TRUNCATE has, beside a key of nulls.
-TRUNCATION_FIELD = b"_ab_cdc_truncate"
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -117,8 +114,9 @@ class RowEncoder:
         code = self._code(_escapes(joined), moments_known=self._has_ordinary_moments(joined))
         raw_ids = self._ids.take(len(records))
         truncations: list[str] = []
-        if self._has_truncations and TRUNCATION_FIELD in joined:
-            truncations = [raw_id for record, raw_id in zip(records, raw_ids, strict=True) if _is_truncation(record)]
+        if self._has_truncations and truncation.FIELD in joined:
+            marked = zip(records, raw_ids, strict=True)
+            truncations = [raw_id for record, raw_id in marked if truncation.is_one(record.data)]
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
         items = zip(records, rows, raw_ids, self._ends(records, loaded_ms), strict=True)
@@ -233,16 +231,6 @@ def _escapes(joined: bytes) -> Escapes:
     if b"\\" not in joined:
         return "none"
     return "any" if _OTHER_ESCAPE.search(joined) else "quotes"
-
-
-def _is_truncation(record: Record) -> bool:
-    if TRUNCATION_FIELD not in bytes(record.data):
-        return False
-    try:
-        members = jsontext.members(record.data)
-    except jsontext.INVALID:
-        return False
-    return bytes(members.get(TRUNCATION_FIELD.decode(), b"")).strip() == b"true"
 
 
 def is_utf8(text: bytes) -> bool:

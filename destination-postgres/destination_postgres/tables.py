@@ -62,8 +62,6 @@ select k.conname::text, k.conrelid::regclass::text
 from pg_constraint k join pg_class c on c.oid = k.confrelid join pg_namespace n on n.oid = c.relnamespace
 where k.contype = 'f' and k.confdeltype in ('c', 'n', 'd') and n.nspname = %s and c.relname = %s order by 1, 2"""
 
-_UNLIMITED = (Kind.NUMBER.sql_type, Kind.NUMBER.sql_type)
-
 # Rows are found by their place in one table (mergesql.py), so a partitioned one would not do; a view even less.
 _ORDINARY_TABLE = "r"
 
@@ -100,11 +98,7 @@ def ensure_table(
             cursor.execute(sqlgen.create_table(table, types, required=required))
         return
     found = _found(cursor, oid, table, types, stream)
-    limited = _limited(found, types)
-    if limited:
-        _widen(cursor, oid, table, limited, stream)
-    unlimited = found | dict.fromkeys(limited, _UNLIMITED)
-    problems = _of_another_type(unlimited, types, types)
+    problems = _of_another_type(found, types, types)
     if missing := [column for column in types if column not in found]:
         problems.insert(0, f"missing: {', '.join(missing)}")
     if is_inner and (surplus := [column for column in found if column not in types]):
@@ -122,8 +116,8 @@ def adaptation(
     stream: StreamName,
     cascade: bool,
     is_emptied: bool,
-) -> list[sql.Composed]:
-    """The statements that give ``table`` these columns; none if it has them, or is missing.
+) -> list[sql.Composed] | None:
+    """The statements that give ``table`` these columns, whatever their order; None if there is no such table.
 
     ``former``: columns that the stream had; those that it has no longer go. Others are the user's and stay. Columns of
     another type are made anew if the rows are gone by then (``is_emptied``). No statement writes the table anew, so old
@@ -134,7 +128,7 @@ def adaptation(
     """
     oid = _table_oid(cursor, table, stream)
     if oid is None:
-        return []
+        return None
     found = _found(cursor, oid, table, types, stream)
     limited = _limited(found, types)
     unlike = [column for column in types if column in found and not _serves(column, found[column], types[column])]
@@ -144,7 +138,8 @@ def adaptation(
             _widen(cursor, oid, table, limited, stream)
         _expect_none(table, _of_another_type(found, types, set(unlike) - set(limited)), stream)
         unlike, limited = [], []
-    dependents = _dependents(cursor, oid, [*unlike, *surplus], kept=set(unlike) - set(limited))
+    going = [*unlike, *surplus]
+    dependents = _dependents(cursor, oid, going, kept=set(unlike) - set(limited)) if going else []
     if dependents and not cascade:
         raise ConfigError(
             f"Columns of {table} must be made anew or removed, and other objects depend on them: {_shown(dependents)}.",
@@ -160,8 +155,10 @@ def adaptation(
     for column, sql_type in types.items():
         if column not in found or column in made_anew:
             statements.append(sqlgen.add_column(table, column, sql_type, required=column in not_null))
-    cursor.execute(_COLUMN_COMMENTS, (oid, made_anew))
-    return [*statements, *(sqlgen.comment(table, column, comment) for column, comment in cursor.fetchall())]
+    if made_anew:
+        cursor.execute(_COLUMN_COMMENTS, (oid, made_anew))
+        statements += [sqlgen.comment(table, column, comment) for column, comment in cursor.fetchall()]
+    return statements
 
 
 def create_inner(cursor: Cursor, table: Table, types: Mapping[str, str], *, required: Iterable[str]) -> None:
