@@ -14,6 +14,7 @@ import pytest
 
 from integration_tests.destination.writing import (
     USERS,
+    is_state,
     line,
     one,
     own_tables,
@@ -42,10 +43,6 @@ def start(db: Database, catalog: dict[str, Any] | None = None, **options: Any) -
     """A sync that flushes soon, unless ``options`` say otherwise."""
     config = db.config(schema="public", **(options or {"flush_seconds": SOON_S}))
     return connector.start(DESTINATION, "write", config=config, catalog=catalog or one())
-
-
-def is_state(message: dict[str, Any]) -> bool:
-    return bool(message["type"] == "STATE")
 
 
 def test_rows_of_a_slow_stream_become_visible_and_are_acknowledged_while_stdin_stays_open(destination_db):

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from integration_tests.destination.writing import (
+    ALL_NEW,
+    ALL_OLD,
+    NEW,
+    OLD,
     USERS,
     USERS_CDC,
     one,
@@ -28,11 +32,6 @@ from integration_tests.support.catalogs import merged, stream
 from integration_tests.support.connector import DESTINATION
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import wait_until
-
-OLD = [{"id": 1, "name": "old"}, {"id": 2, "name": "old"}]
-NEW = [{"id": 2, "name": "new"}, {"id": 3, "name": "new"}]
-ALL_OLD = [(1, "old"), (2, "old")]
-ALL_NEW = [(2, "new"), (3, "new")]
 
 
 def catalog(destination: str, generation: int | None, *, minimum: int | None = None, resumable: bool = False) -> Any:

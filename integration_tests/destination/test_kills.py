@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from integration_tests.destination.writing import (
+    is_state,
     one,
     own_tables,
     raw_count,
@@ -86,10 +87,6 @@ def ended(db: Database, running: Running, victim: str) -> Outcome:
     count = "select count(*) from pg_stat_activity where application_name = 'destination-postgres'"
     wait_until(lambda: db.value(count) == 0, 30, "the server has noticed")
     return outcome
-
-
-def is_state(message: dict[str, Any]) -> bool:
-    return bool(message["type"] == "STATE")
 
 
 @pytest.mark.parametrize("victim", VICTIMS)

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from integration_tests.destination.writing import (
+    ALL_NEW,
+    ALL_OLD,
+    NEW,
+    OLD,
     USERS,
     USERS_CDC,
+    is_state,
     one,
     own_tables,
     raw_count,
@@ -27,10 +32,6 @@ from integration_tests.support.connector import DESTINATION, Outcome
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, embedded, wait_until
 
-OLD = [{"id": 1, "name": "old"}, {"id": 2, "name": "old"}]
-NEW = [{"id": 2, "name": "new"}, {"id": 3, "name": "new"}]
-ALL_OLD = [(1, "old"), (2, "old")]
-ALL_NEW = [(2, "new"), (3, "new")]
 RETYPED = stream("users", {"id": "integer", "name": "integer"}, key=["id"])
 EXTRA = stream("users", {"id": "integer", "name": "string", "extra": "string"}, key=["id"])
 
@@ -45,10 +46,6 @@ def expect_config_error(outcome: Outcome, *texts: str) -> None:
     assert outcome.error["failure_type"] == "config_error", outcome.error
     for text in texts:
         assert text in outcome.error["message"]
-
-
-def is_state(message: dict[str, Any]) -> bool:
-    return bool(message["type"] == "STATE")
 
 
 def test_an_acknowledged_deletion_of_a_cancelled_refresh_counts_in_append_mode_too(destination_db):

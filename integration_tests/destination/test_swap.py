@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from integration_tests.destination.writing import (
+    ALL_NEW,
+    ALL_OLD,
     EMITTED_AT,
+    NEW,
+    OLD,
     USERS,
     one,
     own_tables,
@@ -30,11 +34,6 @@ from integration_tests.destination.writing import (
 from integration_tests.support import connector
 from integration_tests.support.catalogs import merged, stream
 from integration_tests.support.databases import Database
-
-OLD = [{"id": 1, "name": "old"}, {"id": 2, "name": "old"}]
-NEW = [{"id": 2, "name": "new"}, {"id": 3, "name": "new"}]
-ALL_OLD = [(1, "old"), (2, "old")]
-ALL_NEW = [(2, "new"), (3, "new")]
 
 
 def catalog(generation: int, destination: str = "overwrite", of: Any = USERS) -> Any:

@@ -22,6 +22,12 @@ USERS = stream("users", {"id": "integer", "name": "string"}, key=["id"])
 USERS_CDC = stream("users", {"id": "integer", "name": "string"}, key=["id"], cdc=True)
 EMITTED_AT = 1_700_000_000_000
 
+# What two generations of users hold, and what is then seen of them.
+OLD = [{"id": 1, "name": "old"}, {"id": 2, "name": "old"}]
+NEW = [{"id": 2, "name": "new"}, {"id": 3, "name": "new"}]
+ALL_OLD = [(1, "old"), (2, "old")]
+ALL_NEW = [(2, "new"), (3, "new")]
+
 
 def line(kind: str, **payload: Any) -> bytes:
     """One message."""
@@ -67,6 +73,11 @@ def status(name: str = "users", *, namespace: str | None = "public", value: str 
     descriptor = {"name": name} if namespace is None else {"name": name, "namespace": namespace}
     payload = {"stream_descriptor": descriptor, "status": value}
     return line("TRACE", trace={"type": "STREAM_STATUS", "emitted_at": EMITTED_AT, "stream_status": payload})
+
+
+def is_state(message: Json) -> bool:
+    """Whether a message is a STATE."""
+    return bool(message["type"] == "STATE")
 
 
 def write(db: Database, catalog: Json, lines: bytes, **options: Any) -> Outcome:
