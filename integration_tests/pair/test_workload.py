@@ -71,9 +71,7 @@ class Story:
         flushes = {**SMALL_FLUSHES, "raw_retention": self.draw.choice(RETENTIONS)}
         options = {**self.options, "destination_options": flushes}
         passed = sync(self.source, self.destination, catalog, self.state, kill=kill, **options)
-        assert kill or passed.ok, [
-            json.loads(line)["trace"]["error"]["message"] for line in passed.printed if b'"TRACE"' in line
-        ]
+        assert kill or passed.ok, [json.loads(line)["trace"]["error"] for line in passed.printed if b'"TRACE"' in line]
         self.state = passed.states[-1] if passed.states else self.state
         self.passed.append(passed)
 

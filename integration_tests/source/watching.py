@@ -63,6 +63,9 @@ class AnchorWatch(threading.Thread):
             found = cursor.fetchone()
         # A slot under construction has no position yet.
         if found is None or found[0] is None:
+            # As long as nobody has a state, it may be dropped and made again.
+            if not self._allowed:
+                self.seen.clear()
             return
         position = _number(found[0])
         if self.seen and position == self.seen[-1]:

@@ -64,6 +64,16 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
     "25P03": (TransientError, "The server ended an idle transaction.", ""),
 }
 
+# An internal error of the server that has a meaning for us; see source_postgres_cdc.slot.create.
+INTERNAL_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
+    (
+        "could not map file",
+        ConfigError,
+        "The server cannot decode its WAL: the replication slot was made while a table was truncated or altered.",
+        "Drop the slot and reset the streams (or choose Re-sync data): a new slot is made, and all is read anew.",
+    ),
+)
+
 # An error that is not the driver's own (of a replication stream that we read ourselves) has a class alone.
 _CODES = {errors.lookup(code): code for code in SQLSTATES if len(code) == 5}
 
@@ -151,6 +161,9 @@ def _of_server(error: psycopg2.Error, phase: Phase) -> ConnectorError:
         if known:
             kind, text, remedy = known
             return kind(text, remedy=remedy, detail=f"SQLSTATE {code}")
+        for sample, kind, wording, remedy in INTERNAL_TEXTS if code == "XX000" else ():
+            if sample in str(error):
+                return kind(wording, remedy=remedy, detail=f"SQLSTATE {code}")
         return SystemFault("The server reported an unexpected error.", detail=f"SQLSTATE {code}")
     text = str(error)
     if phase is Phase.CONNECTING:

@@ -7,6 +7,7 @@ sync was started with (design section 3, "An anchor and a cursor").
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,9 @@ PLUGIN = "pgoutput"
 # How long to wait for another sync on the same slot, and for old transactions when a slot is made.
 LOCK_WAIT_S = 90
 CREATE_WAIT_S = 300
+_CREATE_ATTEMPTS = 5
+
+log = logging.getLogger(__name__)
 
 
 class PositionLost(ConfigError):
@@ -166,8 +170,43 @@ def without_failover(slot: Slot) -> str:
     )
 
 
+# Tables, indexes apart, whose definition or place on disk has changed since the transaction %(oldest)s began.
+_CHANGED = """
+select format('%%s.%%s', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p', 'm', 't') and c.relpersistence = 'p'
+  and (age(c.xmin) <= age(%(oldest)s::xid) or exists (
+    select from pg_attribute a where a.attrelid = c.oid and age(a.xmin) <= age(%(oldest)s::xid)))
+order by 1 limit 5
+"""
+_OLDEST = "select (txid_snapshot_xmin(txid_current_snapshot()) % 4294967296)::text"
+
+
 def create(session: Connection, name: str, *, failover: bool = False) -> None:
-    """Make the anchor. Waits for transactions that are open; raises TransientError when that takes too long."""
+    """Make the anchor, while no table is altered or truncated.
+
+    A server of any version loses sight of what a subtransaction changes in its catalog while it begins to decode: later
+    it fails at such a table's rows ("could not map filenode"), or takes them for what they were, whenever it decodes
+    from there. So a slot that was made in such a moment is dropped, and made again; where tables change all the time,
+    the last one is kept.
+
+    Waits for transactions that are open. Raises TransientError when that takes too long.
+    """
+    for attempt in range(_CREATE_ATTEMPTS):
+        oldest = server.value(session, _OLDEST)
+        _create_once(session, name, failover=failover)
+        changed = [table for (table,) in server.rows(session, _CHANGED, {"oldest": oldest})]
+        if not changed:
+            return
+        listed = ", ".join(changed)
+        if attempt + 1 == _CREATE_ATTEMPTS:
+            log.warning("Tables were altered or truncated whenever the replication slot was made: %s", listed)
+            return
+        log.info("the slot is made again, as tables changed meanwhile: %s", listed)
+        with server.as_replicator(session):
+            server.rows(session, "select pg_drop_replication_slot(%s)", (name,))
+
+
+def _create_once(session: Connection, name: str, *, failover: bool) -> None:
     # The arguments in between are: temporary, two_phase.
     query = "select pg_create_logical_replication_slot(%s, %s" + (", false, false, true)" if failover else ")")
     try:
