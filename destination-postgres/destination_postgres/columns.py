@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airbyte_pg.errors import ConfigError
@@ -41,11 +41,24 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a final table and the field of ``data`` that it takes its values from."""
+    """A column of a final table and the field of ``data`` that it takes its values from.
+
+    ``is_union``: the schema allows several types.
+    """
 
     field: str
     name: str
     kind: Kind
+    is_union: bool = False
+
+    def fitted(self, sql_type: str | None) -> Column:
+        """The same, as a column of this type that is there already (None: it is not), if that holds every value."""
+        # As 3.x makes them.
+        if self.is_union and sql_type == Kind.UNKNOWN.sql_type:
+            return replace(self, kind=Kind.UNKNOWN)
+        if self.kind is Kind.DECIMAL and sql_type == Kind.NUMBER.sql_type:
+            return replace(self, kind=Kind.NUMBER)
+        return self
 
 
 # Name -> SQL type of the connector's own columns, in the order in which tables are made.
@@ -91,10 +104,10 @@ def columns_of(properties: Mapping[str, Any], *, number: Kind = Kind.NUMBER) -> 
             f"The stream has {len(properties)} columns; a table can have {COLUMN_LIMIT}.", remedy="Deselect some."
         )
     names = column_names(properties)
-    kinds = (kind_of(schema) for schema in properties.values())
+    kinds = ((kind_of(schema), _is_union(schema)) for schema in properties.values())
     return tuple(
-        Column(field, name, number if kind is Kind.NUMBER else kind)
-        for field, name, kind in zip(properties, names, kinds, strict=True)
+        Column(field, name, number if kind is Kind.NUMBER else kind, is_union)
+        for field, name, (kind, is_union) in zip(properties, names, kinds, strict=True)
     )
 
 
@@ -111,6 +124,11 @@ def kind_of(schema: object) -> Kind:
         kinds = {_kind_of_one(one, schema) for one in named if one != "null" and isinstance(one, str)}
         return next((kind for kind in _UNION_ORDER if kind in kinds), Kind.UNKNOWN)
     return _kind_of_one(named, schema)
+
+
+def _is_union(schema: object) -> bool:
+    named = schema.get("type") if isinstance(schema, Mapping) else None
+    return isinstance(named, list) and len([one for one in named if one != "null"]) > 1
 
 
 def _kind_of_one(named: object, schema: Mapping[str, Any]) -> Kind:

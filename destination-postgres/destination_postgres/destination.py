@@ -15,20 +15,16 @@ from airbyte_pg import messages
 from airbyte_pg.catalog import load_catalog
 from airbyte_pg.cli import Call
 from airbyte_pg.connect import connect
-from airbyte_pg.errors import Stopped, StreamName
+from airbyte_pg.errors import Stopped
 from airbyte_pg.settings import load_settings
 from destination_postgres.check import check_rights
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox
 from destination_postgres.loading import Loader, OpenStream
 from destination_postgres.raw_ids import RawIds
-from destination_postgres.rowcode import RowEncoder
-from destination_postgres.settings import DestinationSettings
+from destination_postgres.settings import APPLICATION_NAME, DestinationSettings
 from destination_postgres.writer import Writer
 
-_APPLICATION_NAME = "destination-postgres"
-# numeric knows the infinities from here on.
-_NUMERIC_INFINITY_VERSION = 140_000
 # How long a sync that was stopped waits until the server has given up the flush on its way.
 _STOP_S = 3.0
 
@@ -36,7 +32,7 @@ _STOP_S = 3.0
 def check(call: Call) -> None:
     """Try everything that write needs of the server; nothing is left behind."""
     settings = _settings(call)
-    with closing(connect(settings, application_name=_APPLICATION_NAME)) as connection:
+    with closing(connect(settings, application_name=APPLICATION_NAME)) as connection:
         check_rights(connection, settings)
     call.lines.emit(messages.connection_status(succeeded=True))
 
@@ -45,7 +41,7 @@ def write(call: Call) -> None:
     """Write the messages of stdin into raw and final tables; print each STATE once it is committed."""
     settings = _settings(call)
     configured = load_catalog(call.catalog)
-    with closing(connect(settings, application_name=_APPLICATION_NAME)) as connection:
+    with closing(connect(settings, application_name=APPLICATION_NAME)) as connection:
         loader = Loader(connection, settings)
         streams = loader.open(configured)
         # What lives now lives to the end: spare the collector from walking through it again and again.
@@ -58,7 +54,8 @@ def _write(
 ) -> None:
     waiting_fd, waking_fd = os.pipe()
     flusher = Flusher(loader.write, call.lines.emit, lambda: _wake(waking_fd))
-    encoders = _encoders(streams, numeric_infinity=connection.server_version >= _NUMERIC_INFINITY_VERSION)
+    ids = RawIds()
+    encoders = {stream.plan.id: loader.encoder(stream, ids) for stream in streams}
     inbox = Inbox(sys.stdin.fileno(), waiting_fd)
     try:
         untold = [stream.plan.id for stream in streams if stream.is_untold]
@@ -81,24 +78,6 @@ def _write(
         # Nobody may hear of a flush after the last word on how the sync ended.
         flusher.join()
         raise
-
-
-def _encoders(streams: list[OpenStream], *, numeric_infinity: bool) -> dict[StreamName, RowEncoder]:
-    ids = RawIds()
-    return {
-        stream.plan.id: RowEncoder(
-            stream.plan.id,
-            stream.plan.columns,
-            ids,
-            generation_id=stream.opening.generation,
-            sync_id=stream.plan.sync_id,
-            numeric_infinity=numeric_infinity,
-            retention=stream.plan.layout.retention,
-            raw_only=stream.plan.layout.raw_only,
-            has_truncations=stream.plan.dedup is not None and stream.plan.deleted_at is not None,
-        )
-        for stream in streams
-    }
 
 
 def _settings(call: Call) -> DestinationSettings:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
-from airbyte_pg.errors import ConfigError, TransientError
+from airbyte_pg.errors import TransientError
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import TableNames
@@ -139,10 +139,7 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
 
 
 def histories(plan: StreamPlan, entry: Entry, opening: Opening) -> tuple[History | None, History | None]:
-    """What the raw table, and that of a generation built aside, will hold when this sync has added to it.
-
-    Raises ConfigError if a final table would lack rows that are only in the raw one.
-    """
+    """What the raw table, and that of a generation built aside, will hold when this sync has added to it."""
     if opening.aside:
         return entry.history, _fresh(plan) if opening.discard else _continued(plan, entry.building_history)
     if opening.discard:
@@ -153,12 +150,6 @@ def histories(plan: StreamPlan, entry: Entry, opening: Opening) -> tuple[History
 
 def _continued(plan: StreamPlan, before: History | None) -> History:
     fresh = _fresh(plan)
-    if before == "untyped" and fresh != "untyped":
-        raise ConfigError(
-            "The raw table has rows that were never typed (of disable_type_dedupe, or of a broken sync of 2.x).",
-            remedy="Refresh the stream and remove its rows, so that all are read again.",
-            stream=plan.id,
-        )
     return fresh if before is None else _worst(before, fresh)
 
 

@@ -13,29 +13,39 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from airbyte_pg.catalog import ConfiguredStream
+from airbyte_pg.connect import connect
 from airbyte_pg.errors import ConfigError, StreamName
-from destination_postgres import final, raw, sqlgen, swap
+from destination_postgres import final, migration, raw, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
 from destination_postgres.naming import raw_schema_name
+from destination_postgres.raw_ids import RawIds
 from destination_postgres.refusals import broken_rule
-from destination_postgres.settings import DestinationSettings
+from destination_postgres.retyping import type_untyped
+from destination_postgres.rowcode import RowEncoder
+from destination_postgres.settings import APPLICATION_NAME, DestinationSettings
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target, plan_streams
-from destination_postgres.tables import columns_of, ensure_schema, is_filled
+from destination_postgres.tables import columns_of, ensure_schema, is_filled, types_of
 from destination_postgres.transactions import retried, transaction
 
 _log = logging.getLogger(__name__)
 
 _STREAMS_PER_TRANSACTION = 100
+# numeric knows the infinities from here on.
+_NUMERIC_INFINITY_VERSION = 140_000
 
 
 @dataclass(frozen=True)
 class OpenStream:
-    """A stream that is being written: where to, and as which generation."""
+    """A stream that is being written: where to, and as which generation.
+
+    ``is_untyped``: the raw table has rows that the final one lacks.
+    """
 
     plan: StreamPlan
     opening: Opening
+    is_untyped: bool = False
 
     @property
     def is_untold(self) -> bool:
@@ -69,8 +79,26 @@ class Loader:
             configured, self._settings.default_schema, self._raw_schema, recorded, self._settings.layout
         )
         for plan in plans:
-            self._streams[plan.id] = OpenStream(plan, retried(partial(self._open_one, plan), creating=True))
+            opened = retried(partial(self._open_one, plan), creating=True)
+            self._streams[opened.plan.id] = opened
+            if opened.is_untyped and plan.has_final:
+                self._type_untyped(opened)
         return list(self._streams.values())
+
+    def encoder(self, opened: OpenStream, ids: RawIds) -> RowEncoder:
+        """What makes the rows of a stream."""
+        plan = opened.plan
+        return RowEncoder(
+            plan.id,
+            plan.columns,
+            ids,
+            generation_id=opened.opening.generation,
+            sync_id=plan.sync_id,
+            numeric_infinity=self._connection.server_version >= _NUMERIC_INFINITY_VERSION,
+            retention=plan.layout.retention,
+            raw_only=plan.layout.raw_only,
+            has_truncations=plan.dedup is not None and plan.deleted_at is not None,
+        )
 
     def write(self, batch: Batch) -> None:
         """Write the rows of ``batch`` in one transaction, and log what was committed.
@@ -119,15 +147,16 @@ class Loader:
             ensure_schema(cursor, self._raw_schema)
             self._ledger.ensure(cursor)
 
-    def _open_one(self, plan: StreamPlan) -> Opening:
+    def _open_one(self, plan: StreamPlan) -> OpenStream:
         with transaction(self._connection) as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
+            if not plan.overwrite and not plan.minimum_generation_id:
+                plan = plan.fitted(types_of(cursor, plan.visible.final))
+            if entry.history is None:
+                entry = self._taken_over(cursor, plan, entry)
             if plan.has_raw:
                 raw.ensure(cursor, plan.visible.raw, plan.id)
-                if entry.history is None and raw.has_untyped(cursor, plan.visible.raw):
-                    # 2.x types what it has acknowledged at the end of a sync only.
-                    entry = replace(entry, history="untyped")
             opening = open_generation(plan, entry, filled=_is_filled(cursor, plan))
             kept = histories(plan, entry, opening)
             self._make_ready(cursor, plan, entry, opening)
@@ -151,7 +180,34 @@ class Loader:
                 )
             now = replace(now, is_made_up=entry.is_made_up, writer=self._writer)
             self._ledger.record(cursor, plan, now)
-        return replace(opening, told=told)
+        return OpenStream(plan, replace(opening, told=told), is_untyped=kept[opening.aside] == "untyped")
+
+    def _taken_over(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> Entry:
+        """``entry``, of a stream that is new to the ledger, with what earlier versions have left of it."""
+        table = plan.visible.raw
+        is_kept = not plan.overwrite and not plan.minimum_generation_id
+        old = migration.of_version_1(cursor, plan) if is_kept and not columns_of(cursor, table) else None
+        if old is not None:
+            _log.info("takes over the rows of version 1: stream=%s table=%s", plan.label, old)
+            raw.ensure(cursor, table, plan.id)
+            migration.migrate(cursor, old, table)
+        # 2.x types what it has acknowledged at the end of a sync only, and its raw rows are its tombstones.
+        has_deletions = plan.dedup is not None and plan.dedup.deleted_at is not None and is_filled(cursor, table)
+        return replace(entry, history="untyped") if has_deletions or raw.has_untyped(cursor, table) else entry
+
+    def _type_untyped(self, opened: OpenStream) -> None:
+        plan = opened.plan
+        connect_again = partial(connect, self._settings, application_name=APPLICATION_NAME)
+        begin = partial(transaction, self._connection)
+        type_untyped(connect_again, begin, plan, opened.target, self.encoder(opened, RawIds()))
+        with transaction(self._connection) as cursor:
+            entry = self._ledger.entry(cursor, plan)
+            # Nothing says that syncs without final tables have kept all rows.
+            if opened.opening.aside:
+                now = replace(entry, building_history="partial")
+            else:
+                now = replace(entry, history="partial")
+            self._ledger.record(cursor, plan, now)
 
     def _make_ready(self, cursor: Cursor, plan: StreamPlan, entry: Entry, opening: Opening) -> None:
         """Make the tables that the sync begins with."""

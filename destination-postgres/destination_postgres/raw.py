@@ -10,20 +10,33 @@ from airbyte_pg.errors import StreamName
 from destination_postgres import sqlgen, swap
 from destination_postgres.columns import RAW_TYPES
 from destination_postgres.copyin import copy_in
+from destination_postgres.naming import GENERATION_ID, META, RAW_ID
 from destination_postgres.rawparts import RawRows
 from destination_postgres.sqlgen import Table
-from destination_postgres.tables import delete_all, deleting, ensure_table
+from destination_postgres.tables import columns_of, delete_all, deleting, ensure_table
 
 COLUMNS = tuple(RAW_TYPES)
+# Since 2.0.5 and 2.3.0.
+_LATER_COLUMNS = (META, GENERATION_ID)
 
 
 def ensure(cursor: Cursor, table: Table, stream: StreamName) -> None:
-    """Create the raw table if it is missing. Raises ConfigError for one with other columns."""
+    """Create the raw table if it is missing, and what 2.x had not yet in its own.
+
+    Raises ConfigError for one with other columns.
+    """
+    found = columns_of(cursor, table)
+    if RAW_ID in found:
+        for column in _LATER_COLUMNS:
+            if column not in found:
+                cursor.execute(sqlgen.add_column(table, column, RAW_TYPES[column]))
     ensure_table(cursor, table, RAW_TYPES, stream=stream)
 
 
 def has_untyped(cursor: Cursor, table: Table) -> bool:
-    """Whether ``table`` has a row that was never typed."""
+    """Whether there is a ``table`` and it has a row that was never typed."""
+    if "_airbyte_loaded_at" not in columns_of(cursor, table):
+        return False
     cursor.execute(sqlgen.has_untyped(table))
     return bool((cursor.fetchone() or [False])[0])
 

@@ -29,7 +29,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 # (record, its decoded data or None, raw id, ends of the final and the raw row)
 Item = tuple[Record, Any, str, tuple[str, bytes]]
 # What is done with a record that has to be looked at, and its raw id.
-Odd = Callable[[Record, str], None]
+Odd = Callable[[Any, str], None]
 # What the raw table's rows are joined from: record.data goes in as the slice of the input that it is.
 Pieces = list[bytes | Raw]
 # A backslash that is not in front of a quote: what it escapes, if not this, is another one.
@@ -56,6 +56,15 @@ class Encoded(NamedTuple):
     data_bytes: int
     spare: SpareRow | None = None
     truncations: Sequence[str] = ()
+
+
+class StoredRecord(Record, gc=False):
+    """A record that a raw table has; what its final row takes from there, as COPY text. ``sync_id`` is JSON."""
+
+    raw_id: str = ""
+    extracted_at: str = NULL
+    generation: str = NULL
+    sync_id: str = "null"
 
 
 class RowEncoder:
@@ -97,7 +106,7 @@ class RowEncoder:
         moments_type = None if row_type is None else _moments_type(columns)
         self._moments = None if moments_type is None else msgspec.json.Decoder(moments_type)
         # Compiled when it is first needed: a catalog may have a thousand streams, most of them idle.
-        self._codes: dict[tuple[Escapes, bool], RowCode] = {}
+        self._codes: dict[tuple[Escapes, bool, bool], RowCode] = {}
 
     def encode(self, records: Sequence[Record], loaded_ms: int) -> Encoded:
         """The rows of ``records``, in order; ``loaded_ms``: now, in milliseconds since 1970.
@@ -111,12 +120,9 @@ class RowEncoder:
             raise broken_record(self._stream)
         data_bytes = len(joined) - len(records) + 1
         rows = self._decoded(records, joined)
-        code = self._code(_escapes(joined), moments_known=self._has_ordinary_moments(joined))
+        code = self._code_for(joined, raw=self._retention == "keep")
         raw_ids = self._ids.take(len(records))
-        truncations: list[str] = []
-        if self._has_truncations and truncation.FIELD in joined:
-            marked = zip(records, raw_ids, strict=True)
-            truncations = [raw_id for record, raw_id in marked if truncation.is_one(record.data)]
+        truncations = self._truncations(records, raw_ids, joined)
         # The budget is five times the largest row: what is not needed any more is let go at once.
         del joined
         items = zip(records, rows, raw_ids, self._ends(records, loaded_ms), strict=True)
@@ -135,17 +141,41 @@ class RowEncoder:
         spare = partial(self._spare, records, loaded_ms) if self._retention == "typed" else None
         return Encoded(b"".join(raw), text.encode(), len(records), data_bytes, spare, truncations)
 
+    def encode_stored(self, records: Sequence[StoredRecord]) -> tuple[bytes, list[str]]:
+        """The final rows of ``records``, which have raw ones, and the raw ids of those that stand for a TRUNCATE."""
+        joined = b"\n".join([record.data for record in records])
+        raw_ids = [record.raw_id for record in records]
+        ends = (
+            (f"\t{record.extracted_at}\t{record.generation}\t{_meta([], record.sync_id)}\n", b"") for record in records
+        )
+        final: list[str] = []
+
+        def odd(record: StoredRecord, raw_id: str) -> None:
+            judged = self._judge.judge(record)
+            meta = copy_escaped(_meta([*judged.changes, *judged.own_changes], record.sync_id))
+            final.append("\t".join((*judged.cells, raw_id, record.extracted_at, record.generation, meta)) + "\n")
+
+        items = zip(records, self._decoded(records, joined), raw_ids, ends, strict=True)
+        self._code_for(joined, raw=False)(items, odd, [], final)
+        return "".join(final).encode(), self._truncations(records, raw_ids, joined)
+
+    def _truncations(self, records: Sequence[Record], raw_ids: Sequence[str], joined: bytes) -> list[str]:
+        if not self._has_truncations or truncation.FIELD not in joined:
+            return []
+        return [raw_id for record, raw_id in zip(records, raw_ids, strict=True) if truncation.is_one(record.data)]
+
     def _spare(self, records: Sequence[Record], loaded_ms: int, position: int, raw_id: str) -> bytes:
         record = records[position]
         judged = self._judge.judge(record)
         return b"" if judged.changes else b"".join(self._raw_row(record, judged, raw_id, loaded_ms))
 
-    def _code(self, escapes: Escapes, *, moments_known: bool) -> RowCode:
-        code = self._codes.get((escapes, moments_known))
+    def _code_for(self, joined: bytes, *, raw: bool) -> RowCode:
+        form = _escapes(joined), self._has_ordinary_moments(joined), raw
+        code = self._codes.get(form)
         if code is None:
-            parts = {"raw": self._retention == "keep", "final": not self._raw_only}
-            source = source_of(self._columns, escapes, moments_known=moments_known, **parts)
-            code = self._codes[escapes, moments_known] = _compiled(source, judged=self._judged)
+            escapes, moments_known, _ = form
+            source = source_of(self._columns, escapes, moments_known=moments_known, raw=raw, final=not self._raw_only)
+            code = self._codes[form] = _compiled(source, judged=self._judged)
         return code
 
     def _has_ordinary_moments(self, joined: bytes) -> bool:
@@ -224,7 +254,11 @@ class RowEncoder:
         return [rawrow.ROW_HEAD, raw_id.encode(), data_head, judged.data, extracted_at, raw_tail]
 
     def _meta_text(self, changes: Sequence[str]) -> str:
-        return f'{{"changes":[{",".join(changes)}],"sync_id":{self._sync_id}}}'
+        return _meta(changes, self._sync_id)
+
+
+def _meta(changes: Sequence[str], sync_id: str) -> str:
+    return f'{{"changes":[{",".join(changes)}],"sync_id":{sync_id}}}'
 
 
 def _escapes(joined: bytes) -> Escapes:

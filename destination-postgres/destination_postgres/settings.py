@@ -13,6 +13,7 @@ from destination_postgres.columns import Kind
 from destination_postgres.rawrow import Retention
 from destination_postgres.streams import Layout
 
+APPLICATION_NAME = "destination-postgres"
 DEFAULT_RAW_SCHEMA = "airbyte_internal"
 
 

@@ -180,6 +180,41 @@ def has_untyped(raw: Table) -> sql.Composed:
     return sql.SQL("select exists (select from {} where _airbyte_loaded_at is null)").format(raw.sql)
 
 
+def declare_untyped(cursor_name: str, raw: Table, *, with_deletions: bool) -> sql.Composed:
+    """DECLARE of a cursor over the rows of the raw table that are in no final table, as they lie there.
+
+    ``with_deletions``: also over the deletions of a CDC source that have been typed.
+    """
+    deletions = sql.SQL(" or _airbyte_data ->> '_ab_cdc_deleted_at' is not null" if with_deletions else "")
+    return sql.SQL(
+        "declare {} no scroll cursor for select ctid::text, _airbyte_raw_id, _airbyte_extracted_at::text,"
+        " _airbyte_generation_id, _airbyte_data::text,"
+        " case when jsonb_typeof(_airbyte_meta -> 'changes') = 'array' and _airbyte_meta -> 'changes' <> '[]'"
+        " then jsonb_build_object('changes', _airbyte_meta -> 'changes')::text end, (_airbyte_meta -> 'sync_id')::text"
+        " from {} where _airbyte_loaded_at is null{}"
+    ).format(name(cursor_name), raw.sql, deletions)
+
+
+def fetch(cursor_name: str, count: int) -> sql.Composed:
+    """FETCH of the next ``count`` rows."""
+    return sql.SQL("fetch {} from {}").format(sql.Literal(count), name(cursor_name))
+
+
+def mark_typed(raw: Table) -> sql.Composed:
+    """UPDATE of rows of the raw table, of which the places are given, as typed now."""
+    return sql.SQL(
+        "update {} set _airbyte_loaded_at = now() where ctid = any(%s::tid[]) and _airbyte_loaded_at is null"
+    ).format(raw.sql)
+
+
+def from_version_1(raw: Table, origin: Table) -> sql.Composed:
+    """INSERT of the rows of a raw table of version 1, as rows that are in no final table."""
+    return sql.SQL(
+        "insert into {} (_airbyte_raw_id, _airbyte_data, _airbyte_extracted_at, _airbyte_generation_id)"
+        " select _airbyte_ab_id, _airbyte_data, _airbyte_emitted_at, 0 from {}"
+    ).format(raw.sql, origin.sql)
+
+
 def is_filled(table: Table) -> sql.Composed:
     """Whether the table has a row."""
     return sql.SQL("select exists (select from {})").format(table.sql)

@@ -100,6 +100,14 @@ class StreamPlan:
             forgotten=(),
         )
 
+    def fitted(self, types: Mapping[str, str]) -> StreamPlan:
+        """The same for a final table that is there, with columns of these types; see Column.fitted."""
+        columns = tuple(column.fitted(types.get(column.name)) for column in self.columns)
+        if columns == self.columns:
+            return self
+        dedup = self.dedup and replace(self.dedup, hashes=_hashes(self.dedup.key, columns))
+        return replace(self, columns=columns, dedup=dedup)
+
     @property
     def deleted_at(self) -> str | None:
         """The column in which a CDC source marks a deleted row."""
@@ -209,13 +217,17 @@ def _dedup(configured: ConfiguredStream, columns: Sequence[Column], *, soft_dele
         )
     cursor = _top_level(configured.cursor, "cursor", by_field, configured.id) if configured.cursor else None
     unique = tuple(dict.fromkeys(key))
-    types = {column.name: column.kind.sql_type for column in columns}
     return Dedup(
         key=unique,
         cursor=cursor,
         deleted_at=None if soft_deletes else by_field.get(DELETED_AT_FIELD),
-        hashes=tuple(_HASHES.get(types[column]) for column in unique),
+        hashes=_hashes(unique, columns),
     )
+
+
+def _hashes(key: Sequence[str], columns: Sequence[Column]) -> tuple[str | None, ...]:
+    types = {column.name: column.kind.sql_type for column in columns}
+    return tuple(_HASHES.get(types[column]) for column in key)
 
 
 def _top_level(path: Sequence[str], what: str, by_field: Mapping[str, str], stream: StreamName) -> str:

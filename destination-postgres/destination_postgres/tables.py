@@ -209,12 +209,17 @@ def expect_no_cascades(cursor: Cursor, table: Table, stream: StreamName) -> None
 
 def columns_of(cursor: Cursor, table: Table) -> set[str]:
     """The names of a table's columns; empty if there is none of that name."""
+    return set(types_of(cursor, table))
+
+
+def types_of(cursor: Cursor, table: Table) -> dict[str, str]:
+    """The columns of a table, each with its type, limits included; empty if there is none of that name."""
     cursor.execute(_RELATION, (table.schema, table.name))
     row = cursor.fetchone()
     if row is None:
-        return set()
+        return {}
     cursor.execute(_COLUMNS, (row[0],))
-    return {column for column, _, _ in cursor.fetchall()}
+    return {column: exact for column, _, exact in cursor.fetchall()}
 
 
 def is_filled(cursor: Cursor, table: Table) -> bool:

@@ -121,20 +121,11 @@ IN_PLACE = Opening(2, building=True, discard=True)
         (KEEP, Entry(history="whole", building_history="partial"), RESUMED, ("whole", "partial")),
         (KEEP, Entry(history="untyped"), IN_PLACE, ("whole", None)),
         (KEEP, Entry(history="whole", building_history="partial"), Opening(2, adopt=True), ("partial", None)),
+        # What was not typed is typed behind it.
+        (KEEP, Entry(history="untyped"), Opening(1), ("untyped", None)),
+        (KEEP, Entry(history="whole", building_history="untyped"), RESUMED, ("whole", "untyped")),
+        (KEEP, Entry(history="whole", building_history="untyped"), Opening(2, adopt=True), ("untyped", None)),
     ],
 )
 def test_what_the_raw_table_holds(layout: Layout, entry: Entry, opening: Opening, wanted: tuple[Any, Any]):
     assert histories(plan("append", 2, 0, layout=layout), entry, opening) == wanted
-
-
-@pytest.mark.parametrize(
-    ("entry", "opening"),
-    [
-        (Entry(history="untyped"), Opening(1)),
-        (Entry(history="whole", building_history="untyped"), RESUMED),
-        (Entry(history="whole", building_history="untyped"), Opening(2, adopt=True)),
-    ],
-)
-def test_rows_that_were_never_typed_are_not_left_out_of_the_final_table(entry: Entry, opening: Opening):
-    with pytest.raises(ConfigError, match="disable_type_dedupe"):
-        histories(plan("append", 2, 0), entry, opening)
