@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from integration_tests.destination.test_vectors import VECTORS
+from integration_tests.destination.vectors import TYPING
 from integration_tests.destination.writing import record, status, sync, write
 from integration_tests.support.catalogs import configured, stream
 from integration_tests.support.databases import Database
@@ -135,7 +135,7 @@ REFUSED: dict[str, list[str]] = {
 }
 
 
-SUITES = VECTORS.parent / "standard-destination-test" / "2024-10"
+SUITES = TYPING.parent / "standard-destination-test" / "2024-10"
 # Not those whose catalog is another file's, nor the file that has a line of broken JSON.
 MESSAGES = [
     path
