@@ -178,6 +178,29 @@ def test_a_normal_sync_after_a_truncate_that_was_cancelled(destination_db):
     expect_tables(destination_db, "dat", "s", raw=raw, final=final)
 
 
+def test_keys_with_a_null_part_are_one_key(destination_db):
+    """No case of CASES.json: its file says what goes in, reference 3.7 what comes out."""
+    like = {**syncs("incrementalDedup")[0], "messages": ["inputs/dat/sync_null_pk.jsonl"]}
+    for _ in range(2):
+        run(destination_db, like, namespace="dat")
+    found = destination_db.rows("select id1, id2, updated_at = '2000-01-03T00:00:00Z' from dat.s")
+    assert found == [(1, None, True)]
+    assert destination_db.value("select count(*) from airbyte_internal.dat_raw__stream_s") == 6
+
+
+def test_overwrite_by_its_own_name(destination_db):
+    """Nor is this one: what a runner sends that knows no generations as Airbyte's platform has them."""
+    first, second = syncs("truncateRefresh")
+    for sync, generation in ((first, 42), (second, 43)):
+        stream = configured_stream({**sync, "generation_id": generation}, namespace="dat")
+        catalog = {"streams": [{**stream, "destination_sync_mode": "overwrite", "minimum_generation_id": generation}]}
+        outcome = write(destination_db, catalog, lines_of(sync, namespace="dat"))
+        assert outcome.exit_code == 0, outcome
+    files = "expected-postgres-2.4.0/dat/sync2_expectedrecords"
+    raw, final = expected(f"{files}_overwrite_raw.jsonl"), expected(f"{files}_fullrefresh_overwrite_final.jsonl")
+    expect_tables(destination_db, "dat", "s", raw=raw, final=final)
+
+
 def resumed(before: str, after: str) -> list[Json]:
     """The rows from before, and twice, in the next generation, those that are new: of the broken and the later run."""
     old = expected(before)
