@@ -58,6 +58,7 @@ create index on {table} (_airbyte_extracted_at);
 create index on {table} (_airbyte_raw_id)"""
 LOADED_AT = "2024-01-01T00:00:00Z"
 OLD = "expected-postgres-2.4.0/dat/sync1_expectedrecords_"
+REPLACED = "expected-postgres-2.4.0/dat/sync2_expectedrecords"
 
 
 def insert(db: Database, table: sql.Identifier, rows: Iterable[Json]) -> None:
@@ -133,6 +134,17 @@ def test_tables_without_generations(destination_db):
     # Nothing was typed anew.
     loads = "select count(*), _airbyte_loaded_at = %s from airbyte_internal.dat_raw__stream_s group by 2 order by 2"
     assert destination_db.rows(loads, LOADED_AT) == [(3, False), (5, True)]
+
+
+def test_tables_without_generations_are_replaced(destination_db):
+    """The same case for overwrite, which CASES.json has not: only the rows of the second sync are left."""
+    _, sync = cases("end_to_end")["testAirbyteMetaAndGenerationIdMigration"]["syncs"]
+    make_v2(destination_db, "dat", objects(f"{OLD}nondedup_final.jsonl"), with_meta=True)
+    stream = configured_stream({**sync, "minimum_generation_id": 43}, namespace="dat")
+    outcome = write(destination_db, {"streams": [stream]}, lines_of(sync, namespace="dat"))
+    assert outcome.exit_code == 0, outcome
+    raw, final = expected(f"{REPLACED}_overwrite_raw.jsonl"), expected(f"{REPLACED}_fullrefresh_overwrite_final.jsonl")
+    expect_tables(destination_db, "dat", "s", raw=raw, final=final)
 
 
 def test_a_raw_table_of_version_1_whose_stream_has_capitals(destination_db):

@@ -57,6 +57,14 @@ def test_streams_without_a_namespace_go_to_the_configured_schema(destination_db)
         expect_sync(destination_db, sync, "dat_default")
 
 
+def test_raw_tables_in_another_schema(destination_db):
+    """As Airbyte repeats its cases with raw_data_schema; its name is in lower case, as 2.x has it."""
+    for sync in syncs("incrementalDedup"):
+        run(destination_db, sync, namespace="dat", raw_data_schema="Raw_OVERRIDE")
+        expect_same(stored(destination_db, "raw_override", "dat_raw__stream_s"), expected(sync["expected_raw"]))
+        expect_same(stored(destination_db, "dat", "s"), expected(sync["expected_final"]))
+
+
 def test_two_streams_of_one_name_in_two_namespaces(destination_db):
     for sync in syncs("incrementalDedupIdenticalName"):
         parts = [only(sync, number) for number in (0, 1)]
