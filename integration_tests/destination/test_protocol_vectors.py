@@ -45,6 +45,7 @@ def descriptors(states: list[Json]) -> list[Json]:
 
 @pytest.mark.parametrize("path", STATES, ids=lambda path: path.stem)
 def test_states_are_returned_byte_for_byte(destination_db, path):
+    """Also those of several kinds in one sync: a deliberate difference, 2.x does not mix them."""
     found = document(path)
     states = found if isinstance(found, list) else [{"type": "LEGACY", "data": found}, {"data": found}]
     # Keys and numbers that nobody here knows, such as the platform's id, are returned as well.
