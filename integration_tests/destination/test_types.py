@@ -5,15 +5,12 @@ Rules: reference 3.5; all cases of all types go through one sync.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from integration_tests.destination.test_vectors import VECTORS
-from integration_tests.destination.writing import record, status, sync, write
+from integration_tests.destination.writing import record, sync
 from integration_tests.support.catalogs import configured, stream
 from integration_tests.support.databases import Database
 
@@ -135,18 +132,6 @@ REFUSED: dict[str, list[str]] = {
 }
 
 
-SUITES = VECTORS.parent / "standard-destination-test" / "2024-10"
-# Not those whose catalog is another file's, nor the file that has a line of broken JSON.
-MESSAGES = [
-    path
-    for path in sorted(SUITES.glob("v0/*_messages.txt"))
-    if list(path.parent.glob(f"{path.name.removesuffix('_messages.txt')}_*catalog.json"))
-    and not path.name.startswith("users_with_generation_id")
-]
-LEDGER = "select name, final_schema, final_table, raw_table from airbyte_internal._airbyte_pg_ledger"
-CHANGED = "_airbyte_meta -> 'changes' <> '[]'"
-
-
 class Found(NamedTuple):
     value: str | None
     raw_is_same: bool
@@ -202,23 +187,3 @@ def test_every_rule_of_a_type(found, destination_cluster, kind):
     nulled = {"field": "v", "change": "NULLED", "reason": "DESTINATION_TYPECAST_ERROR"}
     wanted = [(given, Found(shown, True, [nulled] if changed else [])) for given, shown, changed in cases]
     assert list(zip([given for given, _, _ in cases], found[kind], strict=True)) == wanted
-
-
-@pytest.mark.parametrize("messages", MESSAGES, ids=lambda path: path.stem)
-@pytest.mark.skipif(not MESSAGES, reason="Airbyte's test vectors are not beside the repository")
-def test_the_messages_of_airbytes_standard_suite_arrive(destination_db, messages):
-    name = messages.name.removesuffix("_messages.txt")
-    catalog = next(messages.parent.glob(f"{name}_*catalog.json"))
-    streams = [one.get("stream", one) for one in json.loads(catalog.read_text())["streams"]]
-    lines = [line + b"\n" for line in messages.read_bytes().splitlines() if line.strip()]
-    ends = [status(one["name"], namespace=one.get("namespace")) for one in streams]
-    outcome = write(destination_db, configured(streams, destination="append"), b"".join(lines + ends))
-    assert outcome.exit_code == 0, outcome
-    sent = Counter(payload["stream"] for payload in (json.loads(line).get("record") for line in lines) if payload)
-    kept, changes = {}, []
-    for stream_name, schema, table, raw in destination_db.rows(LEDGER):
-        joined = f'"{schema}"."{table}" join airbyte_internal."{raw}" using (_airbyte_raw_id)'
-        kept[stream_name] = destination_db.value(f"select count(*) from {joined}")
-        changes += destination_db.rows(f'select _airbyte_meta from "{schema}"."{table}" where {CHANGED}')
-    assert Counter({stream_name: count for stream_name, count in kept.items() if count}) == sent
-    assert changes == []
