@@ -14,7 +14,7 @@ from psycopg2.extensions import connection as Connection
 from airbyte_pg import messages
 from airbyte_pg.catalog import load_catalog
 from airbyte_pg.cli import Call
-from airbyte_pg.connect import connect
+from airbyte_pg.connect import connect, reached
 from airbyte_pg.errors import Stopped
 from airbyte_pg.settings import load_settings
 from destination_postgres.check import check_rights
@@ -31,17 +31,19 @@ _STOP_S = 3.0
 
 def check(call: Call) -> None:
     """Try everything that write needs of the server; nothing is left behind."""
-    settings = _settings(call)
-    with closing(connect(settings, application_name=APPLICATION_NAME)) as connection:
+    with (
+        reached(_settings(call)) as settings,
+        closing(connect(settings, application_name=APPLICATION_NAME)) as connection,
+    ):
         check_rights(connection, settings)
     call.lines.emit(messages.connection_status(succeeded=True))
 
 
 def write(call: Call) -> None:
     """Write the messages of stdin into raw and final tables; print each STATE once it is committed."""
-    settings = _settings(call)
+    given = _settings(call)
     configured = load_catalog(call.catalog)
-    with closing(connect(settings, application_name=APPLICATION_NAME)) as connection:
+    with reached(given) as settings, closing(connect(settings, application_name=APPLICATION_NAME)) as connection:
         loader = Loader(connection, settings)
         streams = loader.open(configured)
         # What lives now lives to the end: spare the collector from walking through it again and again.

@@ -203,7 +203,7 @@ def _adapt(cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[st
     cursor.execute("set local lock_timeout = '3s'")
     for statement in statements:
         cursor.execute(statement)
-    cursor.execute("set local lock_timeout to default")
+    cursor.execute("set local lock_timeout = 0")
 
 
 def _create(cursor: Cursor, plan: StreamPlan, table: Table) -> None:

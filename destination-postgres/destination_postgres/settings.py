@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from airbyte_pg.errors import ConfigError
-from airbyte_pg.settings import ConnectionSettings
+from airbyte_pg.settings import ConnectionSettings, SslMode, SslRequire
 from destination_postgres.buffers import Limits
 from destination_postgres.columns import Kind
 from destination_postgres.rawrow import Retention
@@ -25,6 +25,10 @@ class DestinationSettings(ConnectionSettings):
         json_schema_extra={"required": ["host", "port", "username", "database", "schema"]},
     )
 
+    # TLS is used by default (the destination seed; 2.x does so where there is no ssl_mode).
+    ssl_mode: SslMode = Field(
+        default=SslRequire(), title="SSL Mode", description="How the connection is encrypted, and whom it trusts."
+    )
     schemas: str = Field(
         default="public",
         alias="schema",

@@ -21,6 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 # quote_all_identifiers: names of types are compared. row_security: rows that a policy hides from us would be taken for
 # missing, and be doubled; off makes that an error. synchronous_commit: a STATE must not be forgotten by a server that
 # fails; which standbys are waited for is left to the user.
+# Timeouts: what a role or database has is for people's statements; where we must not wait long, we say how long.
 # jit: the plans are simple, and compiling them costs more than it saves.
 _BEGIN = """\
 begin isolation level read committed read write;
@@ -30,6 +31,9 @@ set local search_path = 'pg_catalog';
 set local client_min_messages = 'warning';
 set local quote_all_identifiers = off;
 set local row_security = off;
+set local statement_timeout = 0;
+set local lock_timeout = 0;
+set local idle_in_transaction_session_timeout = 0;
 select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"""
 
 _JIT_VERSION = 110_000

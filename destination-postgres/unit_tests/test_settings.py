@@ -31,6 +31,7 @@ def settings(**more: Any) -> DestinationSettings:
         {"raw_data_schema": "raw", "disable_type_dedupe": False, "drop_cascade": True, "jdbc_url_params": None},
         {"cdc_deletion_mode": "Hard delete", "unconstrained_number": False, "raw_retention": "typed"},
         {"disable_type_dedupe": True, "raw_retention": "keep"},
+        {"tunnel_method": TUNNEL, "jdbc_url_params": "connectTimeout=10"},
         {"something_of_a_later_version": {"a": 1}},
     ],
 )
@@ -42,7 +43,7 @@ def test_accepted(more: dict[str, Any]):
     ("more", "text"),
     [
         ({"disable_type_dedupe": True, "raw_retention": "none"}, "would lose every row"),
-        ({"tunnel_method": TUNNEL}, "SSH tunnels are not supported yet"),
+        ({"tunnel_method": TUNNEL, "host": "/var/run/postgresql"}, "does not lead to a Unix socket"),
         ({"tunnel_method": {"tunnel_method": "SSH_KEY_AUTH"}}, "tunnel_method.SSH_KEY_AUTH.tunnel_host"),
     ],
 )

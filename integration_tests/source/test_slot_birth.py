@@ -46,8 +46,8 @@ def test_what_a_subtransaction_changes_meanwhile_is_decoded(table, transport, ch
         first, second = (sessions.enter_context(contextlib.closing(table.connect())).cursor() for _ in range(2))
         first.execute("begin; select txid_current()")
         held = str(first.fetchone()[0])
-        options = {"config": config(table, transport=transport), "catalog": catalog}
-        sync = sessions.enter_context(connector.start(SOURCE, "read", **options))
+        running = connector.start(SOURCE, "read", config=config(table, transport=transport), catalog=catalog)
+        sync = sessions.enter_context(running)
         wait_for_transaction(table, held)
         second.execute(
             f"begin; insert into other values (1); savepoint s; {change}; release savepoint s; select txid_current()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 
 import psycopg2
 from psycopg2 import errors
@@ -77,12 +78,20 @@ INTERNAL_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
 # An error that is not the driver's own (of a replication stream that we read ourselves) has a class alone.
 _CODES = {errors.lookup(code): code for code in SQLSTATES if len(code) == 5}
 
-# psycopg2 gives no SQLSTATE while connecting: these texts (libpq's, untranslated) tell the causes apart.
+# psycopg2 gives no SQLSTATE while connecting: these patterns in the text (libpq's and the server's, untranslated) tell
+# the causes apart. The first that is found counts; unit_tests/test_classify.py has a real text for each.
 CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
     ("password authentication failed", ConfigError, "The server refused user name or password.", "Check both."),
     ("no password supplied", ConfigError, "The server asks for a password and none is configured.", "Give one."),
     (
-        "no pg_hba.conf entry",
+        # And no second attempt that was encrypted.
+        r"\A(?!.*SSL (encryption|on)).*no pg_hba.conf entry .*(no encryption|SSL off)",
+        ConfigError,
+        "The server does not accept this user from this address without encryption.",
+        "Choose ssl_mode require, or see pg_hba.conf.",
+    ),
+    (
+        "no pg_hba.conf entry|pg_hba.conf rejects",
         ConfigError,
         "The server does not accept this user from this address.",
         "See pg_hba.conf.",
@@ -94,13 +103,7 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
         "Give host and port of the server itself.",
     ),
     (
-        "must be superuser or replication role to start walsender",
-        ConfigError,
-        "The user may not replicate.",
-        "Give it the attribute REPLICATION.",
-    ),
-    (
-        "permission denied to start WAL sender",
+        "must be superuser or replication role to start walsender|permission denied to start WAL sender",
         ConfigError,
         "The user may not replicate.",
         "Give it the attribute REPLICATION.",
@@ -119,10 +122,105 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
         "The encoding of the database cannot be converted to UTF-8.",
         "Choose another database.",
     ),
+    (
+        "unrecognized configuration parameter|invalid value for parameter|invalid command-line argument",
+        ConfigError,
+        "The server does not take the options of the connection.",
+        "Check `options` in jdbc_url_params.",
+    ),
+    (
+        "session is (not )?read-only|server is (not )?in hot standby mode",
+        ConfigError,
+        "The server is not of the kind that targetServerType asks for.",
+        "Connect to another, or leave it out of jdbc_url_params.",
+    ),
     ("could not translate host name", ConfigError, "The host name is unknown.", "Check the host."),
+    (
+        "on socket .*(No such file|Connection refused)",
+        ConfigError,
+        "There is no Unix socket of a server in this directory for this port.",
+        "Check host and port.",
+    ),
     ("Connection refused", ConfigError, "Nothing listens at this host and port.", "Check both, and the firewall."),
-    ("timeout expired", ConfigError, "The server did not answer in time.", "Check host, port and firewall."),
+    (
+        "timeout expired|No route to host|Network is unreachable|Cannot assign requested address",
+        ConfigError,
+        "The server did not answer in time or cannot be reached.",
+        "Check host, port and firewall.",
+    ),
     ("server does not support SSL", ConfigError, "The server offers no TLS.", "Choose ssl_mode prefer or disable."),
+    (
+        "certificate verify failed",
+        ConfigError,
+        "The server's certificate is not trusted.",
+        "Check ssl_mode.ca_certificate: it must be of the authority that signed the server's certificate.",
+    ),
+    (
+        "server certificate for .* does not match host name",
+        ConfigError,
+        "The server's certificate is for another host name.",
+        "Give the host as the certificate has it, or choose verify-ca.",
+    ),
+    (
+        "could not read root certificate file",
+        ConfigError,
+        "ssl_mode.ca_certificate is damaged: it cannot be read.",
+        "Give the whole PEM text of the authority's certificate.",
+    ),
+    (
+        "could not read certificate file",
+        ConfigError,
+        "ssl_mode.client_certificate is damaged: it cannot be read.",
+        "Give the whole PEM text of the client's certificate.",
+    ),
+    (
+        "could not load private key file .*bad decrypt",
+        ConfigError,
+        "ssl_mode.client_key cannot be read with this password.",
+        "Check ssl_mode.client_key_password.",
+    ),
+    (
+        "could not load private key file .*key values mismatch|certificate does not match private key file",
+        ConfigError,
+        "ssl_mode.client_key is not the key of ssl_mode.client_certificate.",
+        "Give the two that were made together.",
+    ),
+    (
+        "could not load private key file",
+        ConfigError,
+        "ssl_mode.client_key is damaged or in a form that is not known: it cannot be read.",
+        "Give the whole PEM text of the key (PKCS#8, PKCS#1 or SEC 1).",
+    ),
+    (
+        "requires a valid client certificate",
+        ConfigError,
+        "The server asks for a client certificate.",
+        "Give client_certificate and client_key, in ssl_mode verify-ca or verify-full.",
+    ),
+    (
+        "certificate authentication failed",
+        ConfigError,
+        "The server does not take the client certificate for this user.",
+        "Its common name (CN) must be the user's name, or be mapped to it in pg_ident.conf.",
+    ),
+    (
+        "SSL error: .* alert ",
+        ConfigError,
+        "The server does not trust the client certificate.",
+        "It must be valid, and signed by an authority in the server's ssl_ca_file.",
+    ),
+    (
+        "invalid response to SSL negotiation|expected authentication request from server",
+        ConfigError,
+        "What answers at host and port is no PostgreSQL server.",
+        "Check both.",
+    ),
+    (
+        "SSL error: |SSL SYSCALL error: ",
+        ConfigError,
+        "TLS could not be agreed on with the server.",
+        "See the server's log; its versions of TLS may be too old.",
+    ),
     (
         "too many clients",
         TransientError,
@@ -133,7 +231,8 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
     ("remaining connection slots", TransientError, "The server has no free connection.", "Raise max_connections."),
     ("max_wal_senders", TransientError, "The server has no free sender for replication.", "Raise max_wal_senders."),
     ("the database system is", TransientError, "The server is starting or stopping.", ""),
-    ("does not exist", ConfigError, "The database or the user does not exist.", "Check both names."),
+    ('database ".*" does not exist|no such database', ConfigError, "The database does not exist.", "Check its name."),
+    ('role ".*" does not exist|no such user', ConfigError, "The user does not exist.", "Check its name."),
 )
 
 
@@ -167,8 +266,8 @@ def _of_server(error: psycopg2.Error, phase: Phase) -> ConnectorError:
         return SystemFault("The server reported an unexpected error.", detail=f"SQLSTATE {code}")
     text = str(error)
     if phase is Phase.CONNECTING:
-        for sample, kind, wording, remedy in CONNECT_TEXTS:
-            if sample in text:
+        for pattern, kind, wording, remedy in CONNECT_TEXTS:
+            if re.search(pattern, text, re.DOTALL):
                 return kind(wording, remedy=remedy)
         return ConfigError("The connection to the server could not be made.", remedy="Check host and port.")
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError)):

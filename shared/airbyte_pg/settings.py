@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
+from airbyte_pg import strict
 from airbyte_pg.errors import ConfigError
+from airbyte_pg.jdbc import translate
 
 SslModeName = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -50,7 +52,9 @@ class SslRequire(Choice, title="require"):
     mode: Literal["require"] = "require"
 
 
-class _SslVerify(Choice):
+class SslVerify(Choice):
+    """Always encryption, with a server that is known: what both ways to know it have."""
+
     ca_certificate: str = Field(
         title="CA Certificate",
         description="The certificate authority's certificate, as PEM text.",
@@ -76,16 +80,29 @@ class _SslVerify(Choice):
     )
 
 
-class SslVerifyCa(_SslVerify, title="verify-ca"):
+class SslVerifyCa(SslVerify, title="verify-ca"):
     """Always encryption, with a server whose certificate the authority has signed."""
 
     mode: Literal["verify-ca"] = "verify-ca"
 
 
-class SslVerifyFull(_SslVerify, title="verify-full"):
+class SslVerifyFull(SslVerify, title="verify-full"):
     """As verify-ca, and the certificate must be for this host."""
 
     mode: Literal["verify-full"] = "verify-full"
+
+
+def _host(given: str) -> str:
+    """A host's name or address: JDBC writes IPv6 addresses in brackets, libpq and SSH without."""
+    host = given.strip().removeprefix("[").removesuffix("]")
+    if not host:
+        raise ValueError("a host is needed")
+    return host
+
+
+Host = Annotated[str, AfterValidator(_host)]
+# What people paste has spaces around it.
+Name = Annotated[str, AfterValidator(str.strip)]
 
 
 class NoTunnel(Choice, title="No Tunnel"):
@@ -94,8 +111,10 @@ class NoTunnel(Choice, title="No Tunnel"):
     tunnel_method: Literal["NO_TUNNEL"] = "NO_TUNNEL"
 
 
-class _SshTunnel(Choice):
-    tunnel_host: str = Field(
+class SshTunnel(Choice):
+    """Through an SSH server: what both ways to log in have."""
+
+    tunnel_host: Host = Field(
         title="SSH Tunnel Jump Server Host", description="Host name or address of the server that is tunnelled through."
     )
     tunnel_port: int = Field(
@@ -106,10 +125,20 @@ class _SshTunnel(Choice):
         description="Port of its SSH server.",
         json_schema_extra={"examples": ["22"]},
     )
-    tunnel_user: str = Field(title="SSH Login Username", description="User to log in as there.")
+    tunnel_user: Name = Field(title="SSH Login Username", description="User to log in as there.")
 
 
-class SshKeyAuth(_SshTunnel, title="SSH Key Authentication"):
+def _host_key() -> Any:
+    return Field(
+        default=None,
+        title="SSH Host Key",
+        description="The server's public key (as in known_hosts) or its fingerprint (SHA256:…), one or several. A "
+        "server with another key is refused; without it any key is accepted.",
+        json_schema_extra={"multiline": True},
+    )
+
+
+class SshKeyAuth(SshTunnel, title="SSH Key Authentication"):
     """Through an SSH server, with a private key."""
 
     tunnel_method: Literal["SSH_KEY_AUTH"] = "SSH_KEY_AUTH"
@@ -118,19 +147,28 @@ class SshKeyAuth(_SshTunnel, title="SSH Key Authentication"):
         description="The private key: RSA, ECDSA or Ed25519, as PEM or OpenSSH text or base64 of it.",
         json_schema_extra=secret(multiline=True),
     )
+    ssh_key_passphrase: str | None = Field(
+        default=None,
+        title="SSH Private Key Passphrase",
+        description="The passphrase of the key, if it has one.",
+        json_schema_extra=secret(),
+    )
+    tunnel_host_key: str | None = _host_key()
 
 
-class SshPasswordAuth(_SshTunnel, title="Password Authentication"):
+class SshPasswordAuth(SshTunnel, title="Password Authentication"):
     """Through an SSH server, with a password."""
 
     tunnel_method: Literal["SSH_PASSWORD_AUTH"] = "SSH_PASSWORD_AUTH"
     tunnel_user_password: str = Field(
         title="Password", description="The user's password there.", json_schema_extra=secret()
     )
+    tunnel_host_key: str | None = _host_key()
 
 
-def one_of(key: str, default: str, *names: str) -> BeforeValidator:
-    """A choice by ``key``, which may be left out; what is no choice is refused with the names of those there are."""
+def one_of(key: str, *names: str, default: str | None = None) -> BeforeValidator:
+    """A choice by ``key``, which may be left out where there is a default; what is no choice is refused with the names
+    of those there are."""
 
     def chosen(given: Any) -> Any:
         if not isinstance(given, Mapping):
@@ -146,13 +184,16 @@ def one_of(key: str, default: str, *names: str) -> BeforeValidator:
 SslMode = Annotated[
     SslDisable | SslAllow | SslPrefer | SslRequire | SslVerifyCa | SslVerifyFull,
     Field(discriminator="mode"),
-    one_of("mode", "prefer", *get_args(SslModeName)),
+    one_of("mode", *get_args(SslModeName)),
 ]
 TunnelMethod = Annotated[
     NoTunnel | SshKeyAuth | SshPasswordAuth,
     Field(discriminator="tunnel_method"),
-    one_of("tunnel_method", "NO_TUNNEL", "NO_TUNNEL", "SSH_KEY_AUTH", "SSH_PASSWORD_AUTH"),
+    one_of("tunnel_method", "NO_TUNNEL", "SSH_KEY_AUTH", "SSH_PASSWORD_AUTH", default="NO_TUNNEL"),
 ]
+
+
+Configured = TypeVar("Configured", bound="ConnectionSettings")
 
 
 class ConnectionSettings(BaseModel):
@@ -160,7 +201,9 @@ class ConnectionSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", defer_build=True)
 
-    host: str = Field(title="Host", description="Host name or address of the server.")
+    host: Host = Field(
+        title="Host", description="Host name or address of the server, or the directory of its Unix socket."
+    )
     port: int = Field(
         default=5432,
         ge=0,
@@ -177,40 +220,62 @@ class ConnectionSettings(BaseModel):
         description="The user's password.",
         json_schema_extra={**secret(), "always_show": True},
     )
+    ssl: bool = Field(
+        default=True,
+        title="SSL Connection",
+        description="Whether SSL Mode counts. Off: encryption only where the server offers it, whatever the mode.",
+    )
     ssl_mode: SslMode = Field(
-        default=SslPrefer(),
-        title="SSL Mode",
-        description="How the connection is encrypted; by default where the server can. The modes verify-ca and "
-        "verify-full are not supported yet.",
+        default=SslPrefer(), title="SSL Mode", description="How the connection is encrypted, and whom it trusts."
     )
     tunnel_method: TunnelMethod = Field(
         default=NoTunnel(),
         title="SSH Tunnel Method",
-        description="Whether the server is reached through an SSH tunnel. Not supported yet: NO_TUNNEL only.",
+        description="Whether the server is reached through an SSH tunnel.",
     )
     jdbc_url_params: str | None = Field(
         default=None,
         title="JDBC URL Parameters (Advanced)",
-        description="Further parameters of the connection, key=value pairs separated by &. Not supported yet: leave "
-        "empty.",
+        description="Further parameters of the connection, key=value pairs separated by &, such as connectTimeout "
+        "(seconds, by default 60; 0: without limit). Not: currentSchema, user, password, ssl, sslmode.",
         json_schema_extra={"pattern_descriptor": "key1=value1&key2=value2"},
     )
+
+    _local_port: int | None = PrivateAttr(default=None)
+
+    @property
+    def encryption(self) -> SslMode:
+        """The mode that counts, of ``ssl``, ``ssl_mode``, strict mode and what is left out (reference/destination.md
+        sections 1.2 and 1.3)."""
+        if not self.ssl and not strict.is_strict():
+            return SslPrefer()
+        is_chosen = "ssl_mode" in self.model_fields_set
+        is_wanted = strict.is_strict() or "ssl" in self.model_fields_set
+        return SslRequire() if is_wanted and not is_chosen else self.ssl_mode
+
+    @property
+    def local_port(self) -> int | None:
+        """Where on this machine the tunnel begins; None where there is none."""
+        return self._local_port
+
+    def entering_at(self: Configured, local_port: int) -> Configured:
+        """These settings with a tunnel that begins at ``local_port``."""
+        tunnelled = self.model_copy()
+        tunnelled._local_port = local_port
+        return tunnelled
 
     def secrets(self) -> Iterator[str]:
         """Every secret string in the configuration."""
         yield from _secrets(self)
 
     def refuse_unsupported(self) -> None:
-        """Raise ConfigError for a connection option that this version cannot honour."""
-        if self.tunnel_method.tunnel_method != "NO_TUNNEL":
-            raise ConfigError("SSH tunnels are not supported yet.", remedy="Connect directly (NO_TUNNEL).")
-        if self.ssl_mode.mode.startswith("verify"):
-            raise ConfigError(
-                f"ssl_mode {self.ssl_mode.mode} is not supported yet.",
-                remedy="Use require, or a trusted network.",
-            )
-        if self.jdbc_url_params:
-            raise ConfigError("jdbc_url_params are not supported yet.", remedy="Leave the field empty.")
+        """Raise ConfigError for a connection that must not or cannot be made."""
+        if isinstance(self.tunnel_method, SshTunnel):
+            if strict.is_socket(self.host):
+                raise ConfigError("A tunnel does not lead to a Unix socket.", remedy="Give host and port.")
+        elif strict.is_strict():
+            strict.expect_encrypted(self.encryption.mode, self.host)
+        translate(self.jdbc_url_params or "")
 
 
 def _secrets(model: BaseModel) -> Iterator[str]:
@@ -258,8 +323,10 @@ def load_settings(path: Path, model: type[Settings]) -> Settings:
 
 
 def _without_nulls(value: Any) -> Any:
+    """``value`` without what says nothing: null, and objects with nothing else in them."""
     if isinstance(value, Mapping):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        left = {key: _without_nulls(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in left.items() if inner is not None and inner != {}}
     return value
 
 
@@ -274,7 +341,10 @@ def _nul(value: Any, place: str = "") -> str | None:
 
 
 def parse_settings(document: Mapping[str, Any], model: type[Settings]) -> Settings:
-    """``document`` as ``model``; null counts as absent. Raises ConfigError as load_settings does."""
+    """``document`` as ``model``; null, and an object without values, count as absent.
+
+    Raises ConfigError as load_settings does.
+    """
     if (place := _nul(document)) is not None:
         raise ConfigError(f"The configuration is not valid: {place}: a zero byte is in no name and in no password.")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import resources
 
-from airbyte_pg import cli, messages
+from airbyte_pg import cli, messages, strict
 from airbyte_pg.cli import Call
 
 
@@ -14,7 +14,7 @@ def spec(call: Call) -> None:
     import orjson
 
     document = resources.files(__package__).joinpath("spec.json").read_bytes()
-    call.lines.emit(messages.spec(orjson.Fragment(orjson.dumps(orjson.loads(document)))))
+    call.lines.emit(messages.spec(strict.adapted(orjson.loads(document))))
 
 
 def check(call: Call) -> None:

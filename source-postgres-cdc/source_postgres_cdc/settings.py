@@ -99,6 +99,13 @@ class SourceSettings(ConnectionSettings):
         title="Postgres Source Spec", json_schema_extra={"required": ["host", "port", "database", "username"]}
     )
 
+    # Of times before there were modes.
+    ssl: bool = Field(
+        default=True,
+        title="SSL Connection",
+        description="Accepted for compatibility: off is the mode prefer, whatever SSL Mode says.",
+        json_schema_extra=HIDDEN,
+    )
     schemas: list[str] = Field(
         default=["public"],
         title="Schemas",

@@ -8,6 +8,7 @@ from contextlib import closing
 from airbyte_pg import messages
 from airbyte_pg.catalog import load_catalog
 from airbyte_pg.cli import Call
+from airbyte_pg.connect import reached
 from airbyte_pg.errors import ConfigError, StreamName
 from airbyte_pg.settings import load_settings
 from source_postgres_cdc import discover as discovery
@@ -22,8 +23,7 @@ def check(call: Call) -> None:
     from source_postgres_cdc import check as prerequisites
     from source_postgres_cdc.findings import Subject
 
-    settings = _settings(call)
-    with closing(server.open_session(settings)) as session:
+    with reached(_settings(call)) as settings, closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
         problems = prerequisites.problems(Subject(session, facts, settings))
     call.lines.emit(messages.connection_status(succeeded=not problems, text="\n".join(problems)))
@@ -31,8 +31,7 @@ def check(call: Call) -> None:
 
 def discover(call: Call) -> None:
     """Print the catalog of the tables that can be read."""
-    settings = _settings(call)
-    with closing(server.open_session(settings)) as session:
+    with reached(_settings(call)) as settings, closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
         found = tables.load(session, settings.selection)
         oids = {column.type_oid for table in found for column in table.columns}
@@ -57,15 +56,15 @@ def read(call: Call) -> None:
     from source_postgres_cdc.emitter import Emitter
     from source_postgres_cdc.sync import Sync
 
-    settings = _settings(call)
+    given = _settings(call)
     configured = load_catalog(call.catalog)
     if not configured:
         raise ConfigError("The configured catalog has no streams.", remedy="Select at least one stream.")
-    emitter = Emitter(call.lines, [entry.id for entry in configured], state_per_stream=settings.state_type == "stream")
-    with closing(server.open_session(settings)) as session:
+    emitter = Emitter(call.lines, [entry.id for entry in configured], state_per_stream=given.state_type == "stream")
+    with reached(given) as settings, closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
         followed = {entry.id for entry in configured if entry.sync_mode == "incremental"}
-        given = state.load(call.state, facts.database, followed)
+        last = state.load(call.state, facts.database, followed)
         if facts.in_recovery and facts.version < standby.MINIMUM_VERSION:
             raise ConfigError("A standby can be read from PostgreSQL 16 on.", remedy="Connect to the primary.")
         if facts.wal_level != "logical" and followed:
@@ -77,7 +76,7 @@ def read(call: Call) -> None:
         rendering = server.rendering(session, facts, settings)
         wanted = streams.resolve(configured, tables.load(session, Selection(schemas)), rendering)
         try:
-            Sync(session, facts, settings, emitter).run(wanted, given)
+            Sync(session, facts, settings, emitter).run(wanted, last)
         except BaseException:
             emitter.incomplete()
             raise

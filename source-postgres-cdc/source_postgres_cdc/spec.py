@@ -11,7 +11,7 @@ from source_postgres_cdc.settings import SourceSettings
 GROUPS = (
     Group("db", ("host", "port", "database", "schemas", "schema", "tables")),
     Group("auth", ("username", "password", "entra_service_principal_auth", "entra_tenant_id", "entra_client_id")),
-    Group("security", ("ssl_mode", "tunnel_method"), title="Security"),
+    Group("security", ("ssl", "ssl_mode", "tunnel_method"), title="Security"),
     Group(
         "advanced",
         (

@@ -6,6 +6,7 @@ records and a length, then the payload. The process ends with its parent, howeve
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -46,6 +47,7 @@ def main() -> None:
     """Read parts from stdin until it ends."""
     _end_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends us
+    logging.getLogger().addHandler(logging.NullHandler())  # the parent's is the log
     # Whatever a library may print must not get between the frames.
     out = _Frames(os.dup(1))
     os.dup2(2, 1)

@@ -61,6 +61,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "tunnel_port": 22,
             "tunnel_user": "u",
             "ssh_key": "k",
+            "ssh_connection_options": {"session_heartbeat_interval": 1000},
         }
     },
     "ssh password": {
@@ -133,7 +134,7 @@ def test_a_form_can_be_drawn_from_it():
 def test_secrets_are_marked_and_known_to_us():
     marked = {name for form in forms(FORM) for name, field in form["properties"].items() if field.get("airbyte_secret")}
     tls = {"ca_certificate", "client_certificate", "client_key", "client_key_password"}
-    assert marked == {"password", "ssh_key", "tunnel_user_password", *tls}
+    assert marked == {"password", "ssh_key", "ssh_key_passphrase", "tunnel_user_password", *tls}
     config = {
         **BASE,
         "password": "secret 1",
