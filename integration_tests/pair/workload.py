@@ -456,7 +456,7 @@ _OPERATIONS_BY_WEIGHT |= {
     _rewrite_row("by_index"): 4,
     _move_code: 3,
     _count("scratch"): 4,
-    _truncate("scratch"): 1,
+    _truncate("scratch"): 0.2,
     _count("evolving"): 6,
     _forget("evolving"): 2,
     _keep_no_key: 3,

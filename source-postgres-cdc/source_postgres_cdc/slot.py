@@ -24,7 +24,7 @@ PLUGIN = "pgoutput"
 # How long to wait for another sync on the same slot, and for old transactions when a slot is made.
 LOCK_WAIT_S = 90
 CREATE_WAIT_S = 300
-_CREATE_ATTEMPTS = 5
+_CREATE_ATTEMPTS = 30
 
 log = logging.getLogger(__name__)
 
@@ -170,13 +170,15 @@ def without_failover(slot: Slot) -> str:
     )
 
 
-# Tables, indexes apart, whose definition or place on disk has changed since the transaction %(oldest)s began.
-_CHANGED = """
-select format('%%s.%%s', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+# Tables whose definition, or place on disk, is of a transaction not older than %(oldest)s: name, and which versions.
+_RECENT = """
+select format('%%s.%%s', n.nspname, c.relname), c.oid || ' ' || c.xmin || ' ' || (
+  select coalesce(string_agg(a.attnum || ':' || a.xmin, ' ' order by a.attnum), '') from pg_attribute a
+  where a.attrelid = c.oid and age(a.xmin) <= age(%(oldest)s::xid))
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'm', 't') and c.relpersistence = 'p'
   and (age(c.xmin) <= age(%(oldest)s::xid) or exists (
     select from pg_attribute a where a.attrelid = c.oid and age(a.xmin) <= age(%(oldest)s::xid)))
-order by 1 limit 5
 """
 _OLDEST = "select (txid_snapshot_xmin(txid_current_snapshot()) % 4294967296)::text"
 
@@ -192,12 +194,13 @@ def create(session: Connection, name: str, *, failover: bool = False) -> None:
     Waits for transactions that are open. Raises TransientError when that takes too long.
     """
     for attempt in range(_CREATE_ATTEMPTS):
-        oldest = server.value(session, _OLDEST)
+        recent = {"oldest": server.value(session, _OLDEST)}
+        before = server.rows(session, _RECENT, recent)
         _create_once(session, name, failover=failover)
-        changed = [table for (table,) in server.rows(session, _CHANGED, {"oldest": oldest})]
+        changed = sorted({table for table, *_ in set(server.rows(session, _RECENT, recent)).difference(before)})
         if not changed:
             return
-        listed = ", ".join(changed)
+        listed = ", ".join(changed[:5])
         if attempt + 1 == _CREATE_ATTEMPTS:
             log.warning("Tables were altered or truncated whenever the replication slot was made: %s", listed)
             return
