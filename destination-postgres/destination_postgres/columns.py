@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airbyte_pg.errors import ConfigError
-from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID, META, RAW_ID, column_names
+from destination_postgres.naming import EXTRACTED_AT, GENERATION_ID, META, RAW_ID, Recorded, column_names
 
 # PostgreSQL's limit is 1600; the four columns of our own belong to it.
 COLUMN_LIMIT = 1596
@@ -94,8 +94,12 @@ _UNION_ORDER = (
 )
 
 
-def columns_of(properties: Mapping[str, Any], *, number: Kind = Kind.NUMBER) -> tuple[Column, ...]:
+def columns_of(
+    properties: Mapping[str, Any], *, number: Kind = Kind.NUMBER, before: Recorded | None = None
+) -> tuple[Column, ...]:
     """The columns of a stream with these JSON schema properties, in their order; ``number``: what numbers become.
+
+    ``before``: the names of earlier syncs.
 
     Raises ConfigError.
     """
@@ -103,7 +107,7 @@ def columns_of(properties: Mapping[str, Any], *, number: Kind = Kind.NUMBER) -> 
         raise ConfigError(
             f"The stream has {len(properties)} columns; a table can have {COLUMN_LIMIT}.", remedy="Deselect some."
         )
-    names = column_names(properties)
+    names = column_names([*properties], before)
     kinds = ((kind_of(schema), _is_union(schema)) for schema in properties.values())
     return tuple(
         Column(field, name, number if kind is Kind.NUMBER else kind, is_union)

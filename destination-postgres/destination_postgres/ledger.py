@@ -6,8 +6,8 @@ Which names a stream's tables have, which generation they hold completely, and w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from psycopg2 import sql
@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor as Cursor
 from airbyte_pg.errors import TransientError
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
-from destination_postgres.naming import TableNames
+from destination_postgres.naming import Recorded, TableNames
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan
 from destination_postgres.tables import columns_of, create_inner
@@ -46,6 +46,8 @@ _TYPES = {
     # The user's columns of the final table, and of what is built aside, as JSON: those that the stream has had.
     "final_columns": "character varying",
     "building_columns": "character varying",
+    # Of all these, as a JSON object, the names of those that are not spelt like their fields.
+    "names_by_field": "character varying",
     # Whether the completed generation's number is ours, since the catalog had none.
     "generation_made_up": "boolean",
     # The sync that opened the stream last: an earlier one that still runs must not go on with a generation.
@@ -64,10 +66,13 @@ _ENTRY = (
     "building_rule",
     "final_columns",
     "building_columns",
+    "names_by_field",
     "generation_made_up",
     "writer",
 )
 
+
+_COLUMN_NAMES = ("final_columns", "building_columns", "names_by_field")
 
 # Every row that the final table was made of; not all of them; rows that have never been typed, too.
 History = Literal["whole", "partial", "untyped"]
@@ -81,6 +86,7 @@ class Entry:
     ``dedup``: the rule by which the rows are deduplicated (its hashes are not recorded); ``history``: what the raw
     table holds of them; ``columns``: those that the stream had when they were written, as far as is known;
     ``building_dedup``, ``building_history``, ``building_columns``: the same of a generation that is built aside.
+    ``names_by_field``: of all these columns, those that are not spelt like their fields.
     ``is_made_up``: the completed generation had no number in the catalog; ``writer``: the sync that opened the stream
     last. ``told``: a STATE has gone back that says how far the one that is being built is.
     """
@@ -95,6 +101,7 @@ class Entry:
     building_dedup: Dedup | None = None
     columns: tuple[str, ...] = ()
     building_columns: tuple[str, ...] = ()
+    names_by_field: Mapping[str, str] = field(default_factory=dict)
     is_made_up: bool = False
     writer: str | None = None
 
@@ -181,14 +188,16 @@ class Ledger:
             if column not in known:
                 cursor.execute(sqlgen.add_column(self._table, column, _TYPES[column]))
 
-    def names(self, cursor: Cursor) -> dict[tuple[str, str], TableNames]:
-        """The table names of every stream that was ever written, by namespace and name."""
-        cursor.execute(
-            sql.SQL("select {} from {}").format(
-                names([*_KEY, "raw_table", "final_schema", "final_table"]), self._table.sql
-            )
-        )
-        return {(namespace, stream): TableNames(*rest) for namespace, stream, *rest in cursor.fetchall()}
+    def names(self, cursor: Cursor) -> dict[tuple[str, str], Recorded]:
+        """The names of every stream that was ever written, by namespace and name."""
+        columns = [*_KEY, "raw_table", "final_schema", "final_table", *_COLUMN_NAMES]
+        cursor.execute(sql.SQL("select {} from {}").format(names(columns), self._table.sql))
+        found = {}
+        for namespace, stream, raw_table, final_schema, final_table, *texts in cursor.fetchall():
+            had, building, by_field = (json.loads(text) if text else () for text in texts)
+            tables = TableNames(raw_table, final_schema, final_table)
+            found[namespace, stream] = Recorded(tables, {*had, *building}, dict(by_field))
+        return found
 
     def entry(self, cursor: Cursor, plan: StreamPlan) -> Entry:
         """What is known of a stream; nobody else changes it until the transaction's end."""
@@ -202,8 +211,8 @@ class Ledger:
         row = cursor.fetchone()
         if row is None:
             return Entry()
-        complete, building, aside, history, building_history, rule, told, building_rule, *columns, made_up, writer = row
-        had, building_columns = (tuple(json.loads(text)) if text else () for text in columns)
+        complete, building, aside, history, building_history, rule, told, building_rule, *texts, made_up, writer = row
+        had, building_columns, names_by_field = (json.loads(text) if text else () for text in texts)
         return Entry(
             complete,
             building,
@@ -213,8 +222,9 @@ class Ledger:
             _rule(rule),
             bool(told),
             _rule(building_rule),
-            had,
-            building_columns,
+            tuple(had),
+            tuple(building_columns),
+            dict(names_by_field),
             is_made_up=bool(made_up),
             writer=writer,
         )
@@ -263,6 +273,7 @@ class Ledger:
             "building_rule": _rule_text(entry.building_dedup),
             "final_columns": json.dumps(entry.columns),
             "building_columns": json.dumps(entry.building_columns),
+            "names_by_field": json.dumps(dict(entry.names_by_field)),
             "generation_made_up": entry.is_made_up,
             "writer": entry.writer,
         }

@@ -18,7 +18,7 @@ from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import final, migration, raw, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
-from destination_postgres.naming import raw_schema_name
+from destination_postgres.naming import raw_schema_name, schema_name
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.refusals import broken_rule
 from destination_postgres.retyping import type_untyped
@@ -66,6 +66,7 @@ class Loader:
         self._settings = settings
         self._raw_schema = raw_schema_name(settings.raw_data_schema)
         self._ledger = Ledger(self._raw_schema)
+        self._transaction = partial(transaction, connection, tuple(map(schema_name, settings.schema_names)))
         self._streams: dict[StreamName, OpenStream] = {}
         self._writer = secrets.token_hex(8)
 
@@ -73,7 +74,7 @@ class Loader:
         """Make everything ready for ``configured``: schemas, ledger, tables. Raises ConfigError for what cannot be."""
         retried(self._ensure_ledger, creating=True)
         # A second transaction: the names must be read after whoever created the ledger has committed.
-        with transaction(self._connection) as cursor:
+        with self._transaction() as cursor:
             recorded = self._ledger.names(cursor)
         plans = plan_streams(
             configured, self._settings.default_schema, self._raw_schema, recorded, self._settings.layout
@@ -143,12 +144,12 @@ class Loader:
             raise rule from error
 
     def _ensure_ledger(self) -> None:
-        with transaction(self._connection) as cursor:
+        with self._transaction() as cursor:
             ensure_schema(cursor, self._raw_schema)
             self._ledger.ensure(cursor)
 
     def _open_one(self, plan: StreamPlan) -> OpenStream:
-        with transaction(self._connection) as cursor:
+        with self._transaction() as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
             if not plan.overwrite and not plan.minimum_generation_id:
@@ -178,7 +179,14 @@ class Loader:
                     building_dedup=entry.building_dedup,
                     building_columns=entry.building_columns,
                 )
-            now = replace(now, is_made_up=entry.is_made_up, writer=self._writer)
+            there = {*now.columns, *now.building_columns}
+            by_field = {field: name for field, name in entry.names_by_field.items() if name in there}
+            now = replace(
+                now,
+                names_by_field={**by_field, **plan.names_by_field},
+                is_made_up=entry.is_made_up,
+                writer=self._writer,
+            )
             self._ledger.record(cursor, plan, now)
         return OpenStream(plan, replace(opening, told=told), is_untyped=kept[opening.aside] == "untyped")
 
@@ -198,9 +206,8 @@ class Loader:
     def _type_untyped(self, opened: OpenStream) -> None:
         plan = opened.plan
         connect_again = partial(connect, self._settings, application_name=APPLICATION_NAME)
-        begin = partial(transaction, self._connection)
-        type_untyped(connect_again, begin, plan, opened.target, self.encoder(opened, RawIds()))
-        with transaction(self._connection) as cursor:
+        type_untyped(connect_again, self._transaction, plan, opened.target, self.encoder(opened, RawIds()))
+        with self._transaction() as cursor:
             entry = self._ledger.entry(cursor, plan)
             # Nothing says that syncs without final tables have kept all rows.
             if opened.opening.aside:
@@ -255,7 +262,7 @@ class Loader:
             final.ensure(cursor, plan, target, settled, former)
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]], told: Iterable[StreamName]) -> None:
-        with transaction(self._connection) as cursor:
+        with self._transaction() as cursor:
             building = [self._streams[stream] for stream, _ in ordered if self._streams[stream].opening.building]
             self._ledger.expect_writer(cursor, [opened.plan for opened in building], self._writer)
             for stream in told:
@@ -271,13 +278,13 @@ class Loader:
 
     def _analyze(self, plan: StreamPlan) -> None:
         """Have the server know the table that is to be taken as it is: it would have to learn that from the readers."""
-        with transaction(self._connection) as cursor:
+        with self._transaction() as cursor:
             if final.is_plain(cursor, plan):
                 cursor.execute(sqlgen.analyze(plan.aside.final))
 
     def _complete_once(self, opened: OpenStream) -> None:
         plan = opened.plan
-        with transaction(self._connection) as cursor:
+        with self._transaction() as cursor:
             self._ledger.expect_writer(cursor, [plan], self._writer)
             entry = self._ledger.entry(cursor, plan)
             if opened.opening.aside:
@@ -295,6 +302,7 @@ class Loader:
                 history=history,
                 dedup=plan.dedup,
                 columns=columns,
+                names_by_field=entry.names_by_field,
                 is_made_up=plan.generation_id is None,
                 writer=self._writer,
             )

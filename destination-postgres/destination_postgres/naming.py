@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from airbyte_pg.errors import ConfigError, StreamName
@@ -37,6 +38,18 @@ class TableNames(NamedTuple):
     raw_table: str
     final_schema: str
     final_table: str
+
+
+class Recorded(NamedTuple):
+    """The names that a stream had in earlier syncs.
+
+    ``columns``: those of its final table that are the stream's; ``by_field``: of fields that are not spelt like their
+    column.
+    """
+
+    tables: TableNames
+    columns: Collection[str] = ()
+    by_field: Mapping[str, str] = MappingProxyType({})
 
 
 def sanitise(name: str) -> str:
@@ -87,16 +100,22 @@ def table_names(
     return found
 
 
-def column_names(fields: Iterable[str]) -> list[str]:
+def column_names(fields: Sequence[str], before: Recorded | None = None) -> list[str]:
     """A column name for each JSON field, in order; no two alike, none the connector's own or the server's.
 
-    As in 2.x a later one gets ``_1``, ``_2`` …; where that would be cut off, a count goes into the middle.
-    Raises ConfigError when that is taken too.
+    As in 2.x a later one gets ``_1``, ``_2`` …; where that would be cut off, a count goes into the middle. But a field
+    keeps the name that it had ``before``, and no other field gets it, as long as the table has the column.
+    Raises ConfigError when no name is left.
     """
-    taken = {*META_COLUMNS, *_SYSTEM_COLUMNS}
+    columns, by_field = (before.columns, before.by_field) if before else ((), {})
+    kept = {field: by_field.get(field, field) for field in fields if field in by_field or field in columns}
+    # A column that is spelt like a field may be another field's.
+    others = {name for field, name in by_field.items() if field != name}
+    kept = {field: name for field, name in kept.items() if field in by_field or name not in others}
+    taken = {*META_COLUMNS, *_SYSTEM_COLUMNS, *columns, *by_field.values()}
     found: list[str] = []
     for field in fields:
-        name = _free_column(sanitise(field)[:IDENTIFIER_LIMIT], sanitise(field), taken)
+        name = kept.get(field) or _free_column(sanitise(field)[:IDENTIFIER_LIMIT], sanitise(field), taken)
         taken.add(name)
         found.append(name)
     return found

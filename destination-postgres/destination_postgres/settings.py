@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings, SslMode, SslRequire
@@ -22,7 +22,14 @@ class DestinationSettings(ConnectionSettings):
 
     model_config = ConfigDict(
         title="Postgres Destination Spec",
-        json_schema_extra={"required": ["host", "port", "username", "database", "schema"]},
+        json_schema_extra={"required": ["host", "port", "username", "schema"]},
+    )
+
+    database: str = Field(
+        default="",
+        title="Database Name",
+        description="Name of the database. Left empty: the user's.",
+        json_schema_extra=lambda schema: schema.pop("default"),
     )
 
     # TLS is used by default (the destination seed; 2.x does so where there is no ssl_mode).
@@ -33,7 +40,10 @@ class DestinationSettings(ConnectionSettings):
         default="public",
         alias="schema",
         title="Default Schema",
-        description="Schema of the streams that come without a namespace. Of several, separated by commas, the first.",
+        description=(
+            "Schema of the streams that come without a namespace. Of several, separated by commas, the first; all are "
+            "on the search path. Left empty: public."
+        ),
         json_schema_extra={"examples": ["public"]},
     )
     raw_data_schema: str = Field(
@@ -104,6 +114,11 @@ class DestinationSettings(ConnectionSettings):
         title="Seconds per Flush",
         description="Rows are committed at the first state so long after they came, or anywhere at twice as long.",
     )
+
+    @model_validator(mode="after")
+    def _database_of_the_user(self) -> DestinationSettings:
+        self.database = self.database or self.username
+        return self
 
     @property
     def default_schema(self) -> str:

@@ -9,7 +9,7 @@ from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import naming
 from destination_postgres.columns import Column, Kind, columns_of
-from destination_postgres.naming import TableNames
+from destination_postgres.naming import Recorded, TableNames
 from destination_postgres.rawrow import Retention
 from destination_postgres.sqlgen import Dedup, Table
 
@@ -109,6 +109,11 @@ class StreamPlan:
         return replace(self, columns=columns, dedup=dedup)
 
     @property
+    def names_by_field(self) -> dict[str, str]:
+        """The columns that are not spelt like their fields."""
+        return {column.field: column.name for column in self.columns if column.field != column.name}
+
+    @property
     def deleted_at(self) -> str | None:
         """The column in which a CDC source marks a deleted row."""
         return next((column.name for column in self.columns if column.field == DELETED_AT_FIELD), None)
@@ -123,10 +128,10 @@ def plan_streams(
     streams: Sequence[ConfiguredStream],
     default_schema: str,
     raw_schema: str,
-    recorded: Mapping[tuple[str, str], TableNames],
+    recorded: Mapping[tuple[str, str], Recorded],
     layout: Layout = Layout(),
 ) -> list[StreamPlan]:
-    """The plans of ``streams``, in order; ``recorded`` are the names of earlier syncs (naming.table_names).
+    """The plans of ``streams``, in order; ``recorded`` are the names of earlier syncs, by namespace and name.
 
     ``soft_deletes``: rows that are deleted at the source stay, marked.
 
@@ -144,19 +149,27 @@ def plan_streams(
                 stream=each.id,
             )
         found.add(key)
-    names = naming.table_names([configured.id for configured in streams], default_schema, recorded)
+    tables = {key: names.tables for key, names in recorded.items()}
+    names = naming.table_names([configured.id for configured in streams], default_schema, tables)
     return [
-        _plan(configured, default_schema, raw_schema, tables, layout)
+        _plan(configured, default_schema, raw_schema, tables, layout, recorded)
         for configured, tables in zip(streams, names, strict=True)
     ]
 
 
 def _plan(
-    configured: ConfiguredStream, default_schema: str, raw_schema: str, names: TableNames, layout: Layout
+    configured: ConfiguredStream,
+    default_schema: str,
+    raw_schema: str,
+    names: TableNames,
+    layout: Layout,
+    recorded: Mapping[tuple[str, str], Recorded],
 ) -> StreamPlan:
     _check_generations(configured)
+    namespace = default_schema if configured.stream.namespace is None else configured.stream.namespace
+    properties = {} if layout.raw_only else configured.stream.properties
     try:
-        columns = () if layout.raw_only else columns_of(configured.stream.properties, number=layout.number)
+        columns = columns_of(properties, number=layout.number, before=recorded.get((namespace, configured.id.name)))
     except ConfigError as error:
         error.stream = configured.id
         raise
@@ -170,7 +183,7 @@ def _plan(
 
     return StreamPlan(
         id=configured.id,
-        namespace=default_schema if configured.stream.namespace is None else configured.stream.namespace,
+        namespace=namespace,
         columns=columns,
         dedup=dedup,
         overwrite=configured.destination_sync_mode == "overwrite",

@@ -31,7 +31,8 @@ from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order 
 _DEPENDENTS = """\
 select distinct
   case d.classid when 'pg_rewrite'::regclass
-    then (select r.ev_class::regclass::text from pg_rewrite r where r.oid = d.objid)
+    then (select format('%%I.%%I', n.nspname, v.relname) from pg_rewrite r join pg_class v on v.oid = r.ev_class
+      join pg_namespace n on n.oid = v.relnamespace where r.oid = d.objid)
     else pg_describe_object(d.classid, d.objid, d.objsubid) end,
   a.attname::text
 from pg_depend d join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
@@ -58,8 +59,9 @@ where n.nspname = %s and c.relname = %s"""
 
 # ON DELETE CASCADE, SET NULL, SET DEFAULT.
 _CASCADES = """\
-select k.conname::text, k.conrelid::regclass::text
+select k.conname::text, format('%%I.%%I', m.nspname, r.relname)
 from pg_constraint k join pg_class c on c.oid = k.confrelid join pg_namespace n on n.oid = c.relnamespace
+join pg_class r on r.oid = k.conrelid join pg_namespace m on m.oid = r.relnamespace
 where k.contype = 'f' and k.confdeltype in ('c', 'n', 'd') and n.nspname = %s and c.relname = %s order by 1, 2"""
 
 # Rows are found by their place in one table (mergesql.py), so a partitioned one would not do; a view even less.

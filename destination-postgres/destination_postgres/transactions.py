@@ -9,15 +9,17 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import psycopg2
-from psycopg2 import errors
+from psycopg2 import errors, sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-# UTC: texts without a zone mean UTC. search_path: no operator of a user's schema comes before the system's.
+from airbyte_pg.sql import names
+
+# UTC: texts without a zone mean UTC. search_path: nothing of a user's schema comes before the system's.
 # quote_all_identifiers: names of types are compared. row_security: rows that a policy hides from us would be taken for
 # missing, and be doubled; off makes that an error. synchronous_commit: a STATE must not be forgotten by a server that
 # fails; which standbys are waited for is left to the user.
@@ -50,10 +52,13 @@ _Result = TypeVar("_Result")
 
 
 @contextlib.contextmanager
-def transaction(connection: Connection) -> Iterator[Cursor]:
-    """A cursor within a new transaction: committed at the end, rolled back when the body raises."""
+def transaction(connection: Connection, schemas: Sequence[str] = ()) -> Iterator[Cursor]:
+    """A cursor within a new transaction: committed at the end, rolled back when the body raises.
+
+    ``schemas``: where what is unqualified is looked for, in defaults, rules and triggers of the user's tables.
+    """
     with connection.cursor() as cursor:
-        _begin(cursor)
+        _begin(cursor, schemas)
         try:
             yield cursor
             cursor.execute("commit")
@@ -94,5 +99,11 @@ def retried(work: Callable[[], _Result], *, creating: bool = False) -> _Result:
     return work()
 
 
-def _begin(cursor: Cursor) -> None:
-    cursor.execute(_BEGIN if cursor.connection.server_version < _JIT_VERSION else f"{_BEGIN};\nset local jit = off")
+def _begin(cursor: Cursor, schemas: Sequence[str] = ()) -> None:
+    statements = [_BEGIN]
+    if cursor.connection.server_version >= _JIT_VERSION:
+        statements.append("set local jit = off")
+    if schemas:
+        path = sql.SQL("set local search_path = pg_catalog, {}").format(names(schemas))
+        statements.append(path.as_string(cursor))
+    cursor.execute(";\n".join(statements))

@@ -8,7 +8,9 @@ import pytest
 
 from airbyte_pg.errors import StreamName
 from destination_postgres import naming
-from destination_postgres.naming import TableNames
+from destination_postgres.naming import Recorded, TableNames
+
+TABLES = TableNames("public_raw__stream_t", "public", "t")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,16 @@ def test_a_user_column_does_not_take_a_name_of_ours():
 
 def test_a_user_column_does_not_take_a_name_of_the_servers():
     assert naming.column_names(["ctid", "Ctid", "ctid_1"]) == ["ctid_1", "Ctid", "ctid_1_1"]
+
+
+def test_a_field_keeps_its_column_when_the_order_changes_or_fields_come():
+    before = Recorded(TABLES, ["a_b", "a_b_1"], {"a b": "a_b", "a-b": "a_b_1"})
+    assert naming.column_names(["a-b", "a b"], before) == ["a_b_1", "a_b"]
+    # One that comes takes neither, whatever it is called, be they deselected.
+    assert naming.column_names(["a_b", "a-b"], before) == ["a_b_2", "a_b_1"]
+    before = Recorded(TABLES, ["a_b", "a_b_1"], {"a b": "a_b_1"})
+    assert naming.column_names(["a b", "a_b", "a_b_1"], before) == ["a_b_1", "a_b", "a_b_1_1"]
+    assert naming.column_names(["a.b"], before) == ["a_b_2"]
 
 
 def test_long_columns_that_are_alike_after_the_cut_keep_both_ends():

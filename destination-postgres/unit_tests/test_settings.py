@@ -52,6 +52,11 @@ def test_what_cannot_be_honoured_is_refused(more: dict[str, Any], text: str):
         settings(**more).refuse_unsupported()
 
 
+@pytest.mark.parametrize("more", [{"database": ""}, {"database": None}])
+def test_the_database_is_the_users_by_default(more: dict[str, Any]):
+    assert settings(**more).database == "u"
+
+
 @pytest.mark.parametrize(
     ("schema", "names"),
     [("public", ["public"]), ("a, b ,c", ["a", "b", "c"]), ("", ["public"]), (" , ", ["public"])],
@@ -72,7 +77,7 @@ def test_spec_is_a_schema_that_takes_our_configuration():
     schema = specification["connectionSpecification"]
     jsonschema.Draft7Validator.check_schema(schema)
     jsonschema.validate(CONFIG, schema)
-    assert schema["required"] == ["host", "port", "username", "database", "schema"]
+    assert schema["required"] == ["host", "port", "username", "schema"]
     assert schema["properties"]["password"]["airbyte_secret"] is True
     assert specification["supported_destination_sync_modes"] == ["overwrite", "append", "append_dedup"]
     assert "$ref" not in json.dumps(schema)
