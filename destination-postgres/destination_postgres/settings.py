@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -17,6 +17,10 @@ APPLICATION_NAME = "destination-postgres"
 DEFAULT_RAW_SCHEMA = "airbyte_internal"
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
 class DestinationSettings(ConnectionSettings):
     """Where to write. The keys of destination-postgres 2.x and 3.x are accepted, and unknown ones ignored."""
 
@@ -29,7 +33,7 @@ class DestinationSettings(ConnectionSettings):
         default="",
         title="Database Name",
         description="Name of the database. Left empty: the user's.",
-        json_schema_extra=lambda schema: schema.pop("default"),
+        json_schema_extra=_without_default,
     )
 
     # TLS is used by default (the destination seed; 2.x does so where there is no ssl_mode).

@@ -141,7 +141,7 @@ def test_columns_are_named_like_ours_and_the_servers(destination_db):
 @pytest.mark.parametrize("destination", ["append", "append_dedup", "overwrite"])
 def test_as_many_columns_as_a_table_can_have(destination_db, destination):
     of = stream("users", {"id": "integer", **{f"c{n}": "string" for n in range(1, COLUMN_LIMIT)}}, key=["id"])
-    given = [{"id": 1, **{f"c{n}": "x" for n in range(1, COLUMN_LIMIT, 2)}}, {"id": 2}]
+    given: list[Json] = [{"id": 1, **{f"c{n}": "x" for n in range(1, COLUMN_LIMIT, 2)}}, {"id": 2}]
     sync(destination_db, one(of, destination), records(given))
     assert len(columns(destination_db, "public.users")) == COLUMN_LIMIT
     assert destination_db.rows("select id, c1, c1595 from public.users order by id") == [(1, "x", "x"), (2, None, None)]
