@@ -36,7 +36,7 @@ def parameters(mode: SslMode) -> Iterator[dict[str, str]]:
     if not isinstance(mode, SslVerify):
         yield {"sslmode": mode.mode}
         return
-    texts = {"sslrootcert": _pem(mode.ca_certificate, "ca_certificate", _CERTIFICATE)}
+    texts = {"sslrootcert": _pem(mode.ca_certificate or "", "ca_certificate", _CERTIFICATE)}
     if bool(mode.client_certificate) != bool(mode.client_key):
         raise ConfigError(
             "ssl_mode has only one of client_certificate and client_key.", remedy="Give both, or none of them."
@@ -67,7 +67,7 @@ def distrust(mode: SslMode, host: str, port: int) -> ConfigError | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     try:
-        context.load_verify_locations(cadata=read_pem(mode.ca_certificate).text)
+        context.load_verify_locations(cadata=read_pem(mode.ca_certificate or "").text)
         with socket.create_connection((host, port), _LOOK_S) as connection:
             connection.sendall(_SSL_REQUEST)
             if connection.recv(1) == b"S":
