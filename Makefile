@@ -24,6 +24,8 @@ MATRIX_ENDS := $(addprefix integration_tests/,pair/test_truncate.py source/test_
 OLDEST_DESTINATION := 10.23.0-beta.6
 MATRIX_DESTINATION := $(addprefix integration_tests/destination/,test_names.py test_earlier_versions.py test_rights.py \
 	test_modes.py)
+# The server with TLS (PyPI's have none), pgbouncer and OpenSSH in front of it; locales for the server.
+DEBIAN := postgresql pgbouncer openssh-server openssh-client libnss-wrapper openssl locales
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
@@ -54,10 +56,10 @@ test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14 an
 		$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MATRIX_DESTINATION) $(ARGS) || failed="$$failed 10"; \
 	[ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
 
-test-debian: $(DEVELOP) ## Run what needs packages of Debian's (pgbouncer, locales), installed where they are missing.
-	@which pgbouncer > /dev/null && test -e /usr/share/i18n/locales/ja_JP || { \
-		apt-get update -q && apt-get install -y -q --no-install-recommends pgbouncer locales; }
-	@$(BIN)/python -m pytest -m debian $(ARGS)
+test-debian: $(DEVELOP) ## Run what needs packages of Debian's (see DEBIAN), installed where they are missing.
+	@dpkg -s $(DEBIAN) > /dev/null 2>&1 || { \
+		apt-get update -q && apt-get install -y -q --no-install-recommends $(DEBIAN); }
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m debian $(ARGS)
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
 	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \

@@ -92,6 +92,14 @@ def installed(directory: Path) -> Binaries:
     )
 
 
+def debian() -> Binaries:
+    """The newest of Debian's own servers (package postgresql), which have TLS; the ones from PyPI do not."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    if not found:
+        raise LookupError("Debian's package postgresql is not installed")
+    return installed(found[-1])
+
+
 def open_directory(prefix: str) -> Path:
     """A new private directory in a place that the servers' user can reach."""
     for parent in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - candidates only

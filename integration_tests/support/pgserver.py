@@ -85,15 +85,27 @@ class Cluster:
     """A private server on loopback: SCRAM with a random password, ``wal_level=logical``, odd defaults.
 
     ``settings`` override any server setting; ``durable`` keeps fsync on (crash tests of the machine, not of the
-    processes). A killed server keeps its port and its data; ``stop`` removes the data.
+    processes). ``also_listens``: at which other
+    addresses, ``socket_directory``: where it has a Unix socket, too. A killed server keeps its port and its data;
+    ``stop`` removes the data.
     """
 
-    def __init__(self, binaries: Binaries, *, settings: Mapping[str, str] | None = None, durable: bool = False) -> None:
+    def __init__(
+        self,
+        binaries: Binaries,
+        *,
+        settings: Mapping[str, str] | None = None,
+        durable: bool = False,
+        also_listens: str = "",
+        socket_directory: Path | None = None,
+    ) -> None:
         self.binaries = binaries
         self.host = HOST
         self.port = _free_port()
         self.user = "postgres"
         self.password = secrets.token_urlsafe(18)
+        self._also_listens = f",{also_listens}" if also_listens else ""
+        self._socket_directory = socket_directory
         self._settings = {**_SIZES, **_ODD, **_locales(), **({} if durable else _FAST), **(settings or {})}
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -203,6 +215,11 @@ class Cluster:
             cursor.execute("select not pg_is_in_recovery()")
             return bool((cursor.fetchone() or [False])[0])
 
+    @property
+    def log(self) -> str:
+        """The whole of the server's log."""
+        return self._log.read_text(errors="replace")
+
     def log_tail(self, size: int = 8_000) -> str:
         """The end of the server's log."""
         if self._home is None or not self._log.exists():
@@ -262,11 +279,11 @@ class Cluster:
         return home
 
     def _launch(self) -> None:
-        # TCP only: a socket's path in a deep temporary directory would be too long for the kernel.
+        # By default TCP only: a socket's path in a deep temporary directory would be too long for the kernel.
         given = {
             "port": str(self.port),
-            "listen_addresses": self.host,
-            "unix_socket_directories": "",
+            "listen_addresses": self.host + self._also_listens,
+            "unix_socket_directories": str(self._socket_directory or ""),
             "log_line_prefix": "%m [%p] %a ",
             # Not in /dev/shm, where a killed server would leave it behind.
             "dynamic_shared_memory_type": "mmap",

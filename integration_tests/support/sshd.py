@@ -116,11 +116,9 @@ class Bastion:
             process.send_signal(signal.SIGSTOP)
 
     @property
-    def session_count(self) -> int:
-        """Sessions that are logged in."""
-        return sum(process.username() != psutil.Process().username() for process in self._processes()) or max(
-            len(self._processes()) - 1, 0
-        )
+    def is_used(self) -> bool:
+        """Whether somebody has a connection to it."""
+        return len(self._processes()) > 1
 
     @property
     def log(self) -> str:

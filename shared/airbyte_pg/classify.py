@@ -78,6 +78,12 @@ INTERNAL_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
 # An error that is not the driver's own (of a replication stream that we read ourselves) has a class alone.
 _CODES = {errors.lookup(code): code for code in SQLSTATES if len(code) == 5}
 
+# For whoever knows more than the text below tells: message and remedy.
+UNTRUSTED = (
+    "The server's certificate is not trusted.",
+    "Check ssl_mode.ca_certificate: it must be of the authority that signed the server's certificate.",
+)
+
 # psycopg2 gives no SQLSTATE while connecting: these patterns in the text (libpq's and the server's, untranslated) tell
 # the causes apart. The first that is found counts; unit_tests/test_classify.py has a real text for each.
 CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
@@ -149,12 +155,7 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
         "Check host, port and firewall.",
     ),
     ("server does not support SSL", ConfigError, "The server offers no TLS.", "Choose ssl_mode prefer or disable."),
-    (
-        "certificate verify failed",
-        ConfigError,
-        "The server's certificate is not trusted.",
-        "Check ssl_mode.ca_certificate: it must be of the authority that signed the server's certificate.",
-    ),
+    ("certificate verify failed", ConfigError, *UNTRUSTED),
     (
         "server certificate for .* does not match host name",
         ConfigError,

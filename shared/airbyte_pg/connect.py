@@ -15,7 +15,7 @@ from psycopg2.extras import LogicalReplicationConnection
 
 from airbyte_pg import jdbc, tls
 from airbyte_pg.classify import Phase, classify
-from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError
+from airbyte_pg.errors import ConnectorError, SystemFault, TransientError
 from airbyte_pg.settings import Configured, ConnectionSettings, SshKeyAuth, SshPasswordAuth, SshTunnel
 from airbyte_pg.tunnel import Order, Tunnel
 
@@ -93,13 +93,10 @@ def _connected(settings: ConnectionSettings, parameters: Mapping[str, Any], *, r
 
 
 def _why(error: psycopg2.Error, settings: ConnectionSettings, parameters: Mapping[str, Any]) -> ConnectorError:
-    address = parameters.get("hostaddr", settings.host)
-    is_distrusted = "certificate verify failed" in str(error)
-    if is_distrusted and tls.has_expired(settings.encryption, address, parameters["port"]):
-        return ConfigError(
-            "The server's certificate, or its authority's, has expired or is not valid yet.",
-            remedy="Renew it on the server, and check the clock here.",
-        )
+    if "SSL error" in str(error):
+        address = parameters.get("hostaddr", settings.host)
+        if (distrust := tls.distrust(settings.encryption, address, parameters["port"])) is not None:
+            return distrust
     return classify(error, Phase.CONNECTING)
 
 

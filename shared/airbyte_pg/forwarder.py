@@ -27,7 +27,7 @@ _CHUNK = 1 << 18
 # The server is asked for a sign of life this often (which keeps firewalls from forgetting us, too), and is taken for
 # dead when none has come for that long: an acknowledgement of the kernel's alone is no sign (see ssh).
 _ASK_S = 10.0
-_DEAD_S = 60.0
+_DEAD_S = 30.0
 _OPEN_S = 60.0
 
 

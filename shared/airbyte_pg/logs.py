@@ -30,8 +30,9 @@ class Secrets:
         """Remember ``values``. Very short ones are left alone: masking them would mangle every message."""
         for value in values:
             if len(value) > 2:
-                # As it is, and as it looks inside a JSON string.
-                self._values.extend({value, orjson.dumps(value).decode()[1:-1]})
+                # As it is, as it looks inside a JSON string, and of a long text each line.
+                lines = [line for line in value.splitlines() if len(line) > 20 and not line.startswith("-----")]
+                self._values.extend({value, orjson.dumps(value).decode()[1:-1], *lines})
         self._values.sort(key=len, reverse=True)
 
     def mask(self, text: str) -> str:

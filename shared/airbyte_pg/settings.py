@@ -55,9 +55,11 @@ class SslRequire(Choice, title="require"):
 class SslVerify(Choice):
     """Always encryption, with a server that is known: what both ways to know it have."""
 
-    ca_certificate: str = Field(
+    # 3.x does not require it in its form.
+    ca_certificate: str | None = Field(
+        default=None,
         title="CA Certificate",
-        description="The certificate authority's certificate, as PEM text.",
+        description="The certificate authority's certificate, as PEM text. Without it no connection is made.",
         json_schema_extra=secret(multiline=True),
     )
     client_certificate: str | None = Field(
@@ -220,10 +222,12 @@ class ConnectionSettings(BaseModel):
         description="The user's password.",
         json_schema_extra={**secret(), "always_show": True},
     )
+    # The default is that of 2.x's form; a configuration without it is another matter (encryption).
     ssl: bool = Field(
-        default=True,
+        default=False,
         title="SSL Connection",
-        description="Whether SSL Mode counts. Off: encryption only where the server offers it, whatever the mode.",
+        description="Whether SSL Mode counts. Off: encryption only where the server offers it, whatever the mode. Left "
+        "out: SSL Mode counts.",
     )
     ssl_mode: SslMode = Field(
         default=SslPrefer(), title="SSL Mode", description="How the connection is encrypted, and whom it trusts."
@@ -247,11 +251,12 @@ class ConnectionSettings(BaseModel):
     def encryption(self) -> SslMode:
         """The mode that counts, of ``ssl``, ``ssl_mode``, strict mode and what is left out (reference/destination.md
         sections 1.2 and 1.3)."""
-        if not self.ssl and not strict.is_strict():
+        switch = self.ssl if "ssl" in self.model_fields_set else None
+        if switch is False and not strict.is_strict():
             return SslPrefer()
-        is_chosen = "ssl_mode" in self.model_fields_set
-        is_wanted = strict.is_strict() or "ssl" in self.model_fields_set
-        return SslRequire() if is_wanted and not is_chosen else self.ssl_mode
+        if "ssl_mode" not in self.model_fields_set and (switch or strict.is_strict()):
+            return SslRequire()
+        return self.ssl_mode
 
     @property
     def local_port(self) -> int | None:
@@ -275,6 +280,11 @@ class ConnectionSettings(BaseModel):
                 raise ConfigError("A tunnel does not lead to a Unix socket.", remedy="Give host and port.")
         elif strict.is_strict():
             strict.expect_encrypted(self.encryption.mode, self.host)
+        if isinstance(self.encryption, SslVerify) and not self.encryption.ca_certificate:
+            raise ConfigError(
+                f"ssl_mode {self.encryption.mode} needs ca_certificate.",
+                remedy="Give it, or choose require, which asks nobody who the server is.",
+            )
         translate(self.jdbc_url_params or "")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from airbyte_pg.classify import UNTRUSTED
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.pem import read_pem
 from airbyte_pg.settings import SslMode, SslVerify
@@ -35,7 +36,7 @@ def parameters(mode: SslMode) -> Iterator[dict[str, str]]:
     if not isinstance(mode, SslVerify):
         yield {"sslmode": mode.mode}
         return
-    texts = {"sslrootcert": _pem(mode.ca_certificate, "ca_certificate", _CERTIFICATE)}
+    texts = {"sslrootcert": _pem(mode.ca_certificate or "", "ca_certificate", _CERTIFICATE)}
     if bool(mode.client_certificate) != bool(mode.client_key):
         raise ConfigError(
             "ssl_mode has only one of client_certificate and client_key.", remedy="Give both, or none of them."
@@ -53,25 +54,35 @@ def parameters(mode: SslMode) -> Iterator[dict[str, str]]:
         yield {"sslmode": mode.mode, **paths, "sslpassword": mode.client_key_password or ""}
 
 
-def has_expired(mode: SslMode, host: str, port: int) -> bool:
-    """Whether that is what is wrong with the certificate that a server shows, which libpq does not say."""
+def distrust(mode: SslMode, host: str, port: int) -> ConfigError | None:
+    """What is wrong with the certificate that the server at ``host`` shows, when it is the certificate.
+
+    libpq tells no more than that something is, and not always that (an authority's key that is another under the same
+    name is a "provider signature failure").
+    """
     import ssl
 
     if not isinstance(mode, SslVerify):
-        return False
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     try:
-        context.load_verify_locations(cadata=read_pem(mode.ca_certificate).text)
+        context.load_verify_locations(cadata=read_pem(mode.ca_certificate or "").text)
         with socket.create_connection((host, port), _LOOK_S) as connection:
             connection.sendall(_SSL_REQUEST)
             if connection.recv(1) == b"S":
                 context.wrap_socket(connection).close()
     except ssl.SSLCertVerificationError as error:
-        return error.verify_code in _OUT_OF_TIME
+        if error.verify_code in _OUT_OF_TIME:
+            return ConfigError(
+                "The server's certificate, or its authority's, has expired or is not valid yet.",
+                remedy="Renew it on the server, and check the clock here.",
+            )
+        message, remedy = UNTRUSTED
+        return ConfigError(message, remedy=remedy)
     except OSError:
         pass
-    return False
+    return None
 
 
 def _pem(given: str, field: str, label: str) -> str:

@@ -78,6 +78,13 @@ def test_hosts(given, meant):
     assert settings(host=given).host == meant
 
 
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+def test_whom_to_trust_must_be_said_where_it_counts(mode):
+    with pytest.raises(ConfigError, match=f"{mode} needs ca_certificate"):
+        settings(ssl_mode={"mode": mode}).refuse_unsupported()
+    settings(ssl_mode={"mode": mode}, ssl=False).refuse_unsupported()
+
+
 def test_the_specification_of_strict_mode(monkeypatch):
     ssl_mode = {"default": {"mode": "prefer"}, "oneOf": []}
     plain = {"connectionSpecification": {"properties": {"ssl": {}, "ssl_mode": ssl_mode, "host": {}}}}

@@ -101,9 +101,9 @@ class SourceSettings(ConnectionSettings):
 
     # Of times before there were modes.
     ssl: bool = Field(
-        default=True,
+        default=False,
         title="SSL Connection",
-        description="Accepted for compatibility: off is the mode prefer, whatever SSL Mode says.",
+        description="Accepted for compatibility: false is the mode prefer, whatever SSL Mode says.",
         json_schema_extra=HIDDEN,
     )
     schemas: list[str] = Field(
