@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from airbyte_pg.errors import ConfigError
-from airbyte_pg.settings import ConnectionSettings, SslMode, SslRequire
+from airbyte_pg.settings import ConnectionSettings
 from destination_postgres.buffers import Limits
 from destination_postgres.columns import Kind
 from destination_postgres.rawrow import Retention
@@ -36,10 +36,6 @@ class DestinationSettings(ConnectionSettings):
         json_schema_extra=_without_default,
     )
 
-    # TLS is used by default (the destination seed; 2.x does so where there is no ssl_mode).
-    ssl_mode: SslMode = Field(
-        default=SslRequire(), title="SSL Mode", description="How the connection is encrypted, and whom it trusts."
-    )
     schemas: str = Field(
         default="public",
         alias="schema",

@@ -69,7 +69,7 @@ def test_the_specification_says_so(name):
     lenient = connector.run(name, "spec").spec["connectionSpecification"]["properties"]
     strict = connector.run(name, "spec", environment=STRICT).spec["connectionSpecification"]["properties"]
     assert strict["ssl_mode"]["default"] == {"mode": "require"}
-    assert lenient["ssl_mode"]["default"] == {"mode": "prefer" if name == SOURCE else "require"}
+    assert lenient["ssl_mode"]["default"] == {"mode": "prefer"}
     assert lenient.keys() - strict.keys() == {"ssl"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airbyte_pg.errors import ConfigError
-from airbyte_pg.settings import ConnectionSettings, SslMode, SslRequire, parse_settings
+from airbyte_pg.settings import ConnectionSettings, parse_settings
 from airbyte_pg.strict import adapted
 
 BASE = {"host": "h", "database": "d", "username": "u"}
@@ -17,40 +17,32 @@ PASSWORD_TUNNEL = {
 }
 
 
-class Encrypted(ConnectionSettings):
-    """As the destination's."""
-
-    ssl_mode: SslMode = SslRequire()
-
-
 @pytest.fixture
 def strict(monkeypatch):
     monkeypatch.setenv("DEPLOYMENT_MODE", "cloud")
 
 
-def settings(model: type[ConnectionSettings] = ConnectionSettings, **more: object) -> ConnectionSettings:
-    return parse_settings({**BASE, **more}, model)
+def settings(**more: object) -> ConnectionSettings:
+    return parse_settings({**BASE, **more}, ConnectionSettings)
 
 
 @pytest.mark.parametrize(
-    ("more", "lenient", "encrypted", "in_strict_mode"),
+    ("more", "lenient", "in_strict_mode"),
     [
-        ({}, "prefer", "require", "require"),
-        ({"ssl_mode": {}}, "prefer", "require", "require"),
-        ({"ssl_mode": {"mode": None}}, "prefer", "require", "require"),
-        ({"ssl": True}, "require", "require", "require"),
-        ({"ssl": False}, "prefer", "prefer", "require"),
-        ({"ssl": False, "ssl_mode": {"mode": "require"}}, "prefer", "prefer", "require"),
-        ({"ssl": True, "ssl_mode": {"mode": "allow"}}, "allow", "allow", "allow"),
-        ({"ssl_mode": {"mode": "disable"}}, "disable", "disable", "disable"),
+        ({}, "prefer", "require"),
+        ({"ssl_mode": {}}, "prefer", "require"),
+        ({"ssl_mode": {"mode": None}}, "prefer", "require"),
+        ({"ssl": True}, "require", "require"),
+        ({"ssl": False}, "prefer", "require"),
+        ({"ssl": False, "ssl_mode": {"mode": "require"}}, "prefer", "require"),
+        ({"ssl": True, "ssl_mode": {"mode": "allow"}}, "allow", "allow"),
+        ({"ssl_mode": {"mode": "disable"}}, "disable", "disable"),
     ],
 )
-def test_which_mode_counts(more, lenient, encrypted, in_strict_mode, monkeypatch):
+def test_which_mode_counts(more, lenient, in_strict_mode, monkeypatch):
     assert settings(**more).encryption.mode == lenient
-    assert settings(Encrypted, **more).encryption.mode == encrypted
     monkeypatch.setenv("DEPLOYMENT_MODE", "CLOUD")
     assert settings(**more).encryption.mode == in_strict_mode
-    assert settings(Encrypted, **more).encryption.mode == in_strict_mode
 
 
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
