@@ -6,6 +6,7 @@ import bisect
 from dataclasses import dataclass, field
 
 from airbyte_pg.errors import StreamName
+from destination_postgres.positions import Place
 from destination_postgres.rowcode import Encoded, SpareRow
 
 _STREAM_BYTES = 64 << 10
@@ -39,7 +40,8 @@ class Limits:
 class StreamBuffer:
     """The rows of one stream as pieces of what COPY takes.
 
-    ``spares``: Encoded.spare of each piece, and the position of its first row; ``truncations``: see Encoded.
+    ``spares``: Encoded.spare of each piece, and the position of its first row; ``truncations``: see Encoded; ``place``:
+    of the last change among them, where that counts.
     """
 
     raw: list[bytes] = field(default_factory=list)
@@ -48,6 +50,7 @@ class StreamBuffer:
     row_count: int = 0
     data_bytes: int = 0
     truncations: list[str] = field(default_factory=list)
+    place: Place | None = None
 
     def spare_raw_row(self, position: int, raw_id: str) -> bytes:
         """The raw row of the row at ``position`` (from 0); empty if there is one already, or must be none."""
@@ -73,8 +76,8 @@ class Batch:
         self._row_count = 0
         self._since: float | None = None
 
-    def add(self, stream: StreamName, rows: Encoded, now_s: float) -> None:
-        """Take rows of ``stream``; ``now_s`` is a monotonic clock."""
+    def add(self, stream: StreamName, rows: Encoded, now_s: float, place: Place | None = None) -> None:
+        """Take rows of ``stream``; ``now_s`` is a monotonic clock, ``place`` that of the last change among them."""
         buffer = self.streams.setdefault(stream, StreamBuffer())
         buffer.raw.append(rows.raw)
         buffer.final.append(rows.final)
@@ -84,6 +87,7 @@ class Batch:
             # It holds on to the records.
             size += rows.data_bytes
         buffer.truncations += rows.truncations
+        buffer.place = place or buffer.place
         buffer.row_count += rows.row_count
         buffer.data_bytes += rows.data_bytes
         self._row_count += rows.row_count

@@ -68,6 +68,7 @@ def _write(
             loader.complete,
             settings.limits,
             untold,
+            {stream.plan.id: stream.place for stream in streams if stream.plan.is_positioned},
             end_completes=not settings.require_stream_status,
         )
         writer.run()

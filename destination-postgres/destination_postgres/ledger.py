@@ -17,6 +17,7 @@ from airbyte_pg.errors import TransientError
 from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import Recorded, TableNames
+from destination_postgres.positions import Place, place_of
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan
 from destination_postgres.tables import columns_of, create_inner
@@ -48,6 +49,9 @@ _TYPES = {
     "building_columns": "character varying",
     # Of all these, as a JSON object, the names of those that are not spelt like their fields.
     "names_by_field": "character varying",
+    # The last change that is in the visible tables, and in those built aside (positions.py).
+    "place": "character varying",
+    "building_place": "character varying",
     # Whether the completed generation's number is ours, since the catalog had none.
     "generation_made_up": "boolean",
     # The sync that opened the stream last: an earlier one that still runs must not go on with a generation.
@@ -67,6 +71,8 @@ _ENTRY = (
     "final_columns",
     "building_columns",
     "names_by_field",
+    "place",
+    "building_place",
     "generation_made_up",
     "writer",
 )
@@ -87,6 +93,7 @@ class Entry:
     table holds of them; ``columns``: those that the stream had when they were written, as far as is known;
     ``building_dedup``, ``building_history``, ``building_columns``: the same of a generation that is built aside.
     ``names_by_field``: of all these columns, those that are not spelt like their fields.
+    ``place``, ``building_place``: how far the visible rows and those built aside have come (positions.py).
     ``is_made_up``: the completed generation had no number in the catalog; ``writer``: the sync that opened the stream
     last. ``told``: a STATE has gone back that says how far the one that is being built is.
     """
@@ -102,6 +109,8 @@ class Entry:
     columns: tuple[str, ...] = ()
     building_columns: tuple[str, ...] = ()
     names_by_field: Mapping[str, str] = field(default_factory=dict)
+    place: Place | None = None
+    building_place: Place | None = None
     is_made_up: bool = False
     writer: str | None = None
 
@@ -212,6 +221,7 @@ class Ledger:
         if row is None:
             return Entry()
         complete, building, aside, history, building_history, rule, told, building_rule, *texts, made_up, writer = row
+        *texts, place, building_place = texts
         had, building_columns, names_by_field = (json.loads(text) if text else () for text in texts)
         return Entry(
             complete,
@@ -225,6 +235,8 @@ class Ledger:
             tuple(had),
             tuple(building_columns),
             dict(names_by_field),
+            place_of(place),
+            place_of(building_place),
             is_made_up=bool(made_up),
             writer=writer,
         )
@@ -244,7 +256,7 @@ class Ledger:
         )
         if any(found != writer for (found,) in cursor.fetchall()):
             raise TransientError(
-                "Another sync has begun to write a generation that this one builds.",
+                "Another sync has begun to write a stream that this one must write alone.",
                 remedy="One of the two must end; what this one had acknowledged is kept or read again.",
             )
 
@@ -253,6 +265,14 @@ class Ledger:
         cursor.execute(
             sql.SQL("update {} set building_told = true where namespace = %s and name = %s").format(self._table.sql),
             (plan.namespace, plan.id.name),
+        )
+
+    def advance(self, cursor: Cursor, plan: StreamPlan, place: Place, *, aside: bool) -> None:
+        """Remember how far the stream has come, with the rows that are written."""
+        column = sql.Identifier("building_place" if aside else "place")
+        cursor.execute(
+            sql.SQL("update {} set {} = %s where namespace = %s and name = %s").format(self._table.sql, column),
+            (place.text, plan.namespace, plan.id.name),
         )
 
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
@@ -274,6 +294,8 @@ class Ledger:
             "final_columns": json.dumps(entry.columns),
             "building_columns": json.dumps(entry.building_columns),
             "names_by_field": json.dumps(dict(entry.names_by_field)),
+            "place": entry.place and entry.place.text,
+            "building_place": entry.building_place and entry.building_place.text,
             "generation_made_up": entry.is_made_up,
             "writer": entry.writer,
         }

@@ -19,6 +19,7 @@ from destination_postgres import final, migration, raw, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
 from destination_postgres.naming import raw_schema_name, schema_name
+from destination_postgres.positions import Place, later
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.refusals import broken_rule
 from destination_postgres.retyping import type_untyped
@@ -40,12 +41,13 @@ _NUMERIC_INFINITY_VERSION = 140_000
 class OpenStream:
     """A stream that is being written: where to, and as which generation.
 
-    ``is_untyped``: the raw table has rows that the final one lacks.
+    ``is_untyped``: the raw table has rows that the final one lacks; ``place``: how far the rows have come.
     """
 
     plan: StreamPlan
     opening: Opening
     is_untyped: bool = False
+    place: Place | None = None
 
     @property
     def is_untold(self) -> bool:
@@ -179,16 +181,19 @@ class Loader:
                     building_dedup=entry.building_dedup,
                     building_columns=entry.building_columns,
                 )
+            places = _places(entry, opening)
             there = {*now.columns, *now.building_columns}
             by_field = {field: name for field, name in entry.names_by_field.items() if name in there}
             now = replace(
                 now,
                 names_by_field={**by_field, **plan.names_by_field},
+                place=places[0],
+                building_place=places[1],
                 is_made_up=entry.is_made_up,
                 writer=self._writer,
             )
             self._ledger.record(cursor, plan, now)
-        return OpenStream(plan, replace(opening, told=told), is_untyped=kept[opening.aside] == "untyped")
+        return OpenStream(plan, replace(opening, told=told), kept[opening.aside] == "untyped", places[opening.aside])
 
     def _taken_over(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> Entry:
         """``entry``, of a stream that is new to the ledger, with what earlier versions have left of it."""
@@ -263,8 +268,9 @@ class Loader:
 
     def _write_once(self, ordered: Sequence[tuple[StreamName, StreamBuffer]], told: Iterable[StreamName]) -> None:
         with self._transaction() as cursor:
-            building = [self._streams[stream] for stream, _ in ordered if self._streams[stream].opening.building]
-            self._ledger.expect_writer(cursor, [opened.plan for opened in building], self._writer)
+            streams = [self._streams[stream] for stream, _ in ordered]
+            alone = [each.plan for each in streams if each.opening.building or each.plan.is_positioned]
+            self._ledger.expect_writer(cursor, alone, self._writer)
             for stream in told:
                 self._ledger.tell(cursor, self._streams[stream].plan)
             for stream, buffer in ordered:
@@ -275,6 +281,8 @@ class Loader:
                     raw_rows = [*raw_rows, *(buffer.spare_raw_row(*row) for row in mended.items())]
                 if any(raw_rows):
                     raw.load(cursor, opened.target.raw, raw_rows, stream)
+                if buffer.place is not None:
+                    self._ledger.advance(cursor, opened.plan, buffer.place, aside=opened.opening.aside)
 
     def _analyze(self, plan: StreamPlan) -> None:
         """Have the server know the table that is to be taken as it is: it would have to learn that from the readers."""
@@ -302,6 +310,7 @@ class Loader:
                 history=history,
                 dedup=plan.dedup,
                 columns=columns,
+                place=entry.building_place if opened.opening.aside else entry.place,
                 names_by_field=entry.names_by_field,
                 is_made_up=plan.generation_id is None,
                 writer=self._writer,
@@ -314,3 +323,14 @@ def _is_filled(cursor: Cursor, plan: StreamPlan) -> bool:
     if plan.has_final:
         tables += [plan.visible.final, *([plan.visible.tombstones] if plan.visible.tombstones else [])]
     return any(is_filled(cursor, table) for table in tables)
+
+
+def _places(entry: Entry, opening: Opening) -> tuple[Place | None, Place | None]:
+    """How far the visible rows have come, and those that are built aside."""
+    if opening.aside:
+        return entry.place, None if opening.discard else entry.building_place
+    if opening.discard:
+        return None, None
+    if opening.adopt:
+        return later(entry.place, entry.building_place), None
+    return entry.place, entry.building_place if entry.aside else None

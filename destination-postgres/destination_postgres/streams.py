@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
-from destination_postgres import naming
+from destination_postgres import naming, positions
 from destination_postgres.columns import Column, Kind, columns_of
 from destination_postgres.naming import Recorded, TableNames
 from destination_postgres.rawrow import Retention
@@ -57,6 +57,7 @@ class StreamPlan:
     """A stream as it is written. ``namespace`` is never None: streams without one get the default schema's name.
 
     ``forgotten``: tombstones that syncs in another mode may have left; they go when the rows that they belong to go.
+    ``is_positioned``: rows are added, and say where in the order of changes they stand (positions.py).
     """
 
     id: StreamName
@@ -73,6 +74,7 @@ class StreamPlan:
     aside: Target
     staging: Table
     forgotten: tuple[Table, ...]
+    is_positioned: bool = False
 
     @property
     def label(self) -> str:
@@ -203,6 +205,7 @@ def _plan(
             tombstones=own("tombstones_aside") if has_tombstones else None,
         ),
         staging=own("staging"),
+        is_positioned=dedup is None and positions.FIELDS.issubset(configured.stream.properties),
         forgotten=() if has_tombstones else (own("tombstones"), own("tombstones_aside")),
     )
 

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from airbyte_pg.errors import ConfigError, StreamName, SystemFault
 from airbyte_pg.messages import now_ms
@@ -21,6 +22,7 @@ from destination_postgres.acks import RecordCounts, acknowledgement, covered_str
 from destination_postgres.buffers import Batch, Limits
 from destination_postgres.flusher import Flusher
 from destination_postgres.inbox import Inbox, Line, Message, Record, TruncatedInput
+from destination_postgres.positions import Place, Progress, epoch_of
 from destination_postgres.relay import Relay
 from destination_postgres.rowcode import RowEncoder
 
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 class Writer:
     """Writes one sync. ``complete`` is called for each stream that may take its new generation.
 
+    ``places``: how far the streams have come that say where in the order of changes their rows stand.
     ``untold``: streams of which it is to be remembered that a STATE told how far they are. ``end_completes``: the end
     of an input without statuses is that of every stream.
     """
@@ -42,6 +45,7 @@ class Writer:
         complete: Callable[[StreamName], None],
         limits: Limits,
         untold: Iterable[StreamName] = (),
+        places: Mapping[StreamName, Place | None] = MappingProxyType({}),
         *,
         end_completes: bool = False,
     ) -> None:
@@ -54,11 +58,16 @@ class Writer:
         self._batch = Batch(limits)
         self._counts = RecordCounts()
         self._relay = Relay(encoders, end_completes=end_completes)
+        self._progress = {stream: Progress(place) for stream, place in places.items()}
+        self._epoch: str | None = None
+        self._known = 0
         self._at_state = False
 
     def run(self) -> None:
         """Write until the input ends. Raises ConnectorError when anything, here or at the source, went wrong."""
         truncated = self._take_all()
+        if self._known:
+            _log.info("changes that an earlier sync has written came again and were left out: rows=%d", self._known)
         self._flush()
         self._flusher.wait()
         if truncated is None and self._inbox.has_read:
@@ -136,8 +145,15 @@ class Writer:
                     stream=stream,
                 )
             self._relay.expect_records(stream)
-            self._batch.add(stream, encoder.encode(records, loaded_ms), now_s)
             self._counts.add(stream, len(records))
+            place = None
+            if (progress := self._progress.get(stream)) is not None:
+                new, place = progress.take(records, self._epoch)
+                self._known += len(records) - len(new)
+                if not new:
+                    continue
+                records = new
+            self._batch.add(stream, encoder.encode(records, loaded_ms), now_s, place)
 
     def _take_line(self, line: Line) -> None:
         if line.message.type != "STATE":
@@ -145,6 +161,8 @@ class Writer:
             return
         if not line.message.state:
             raise SystemFault("A STATE message of the input has no state.")
+        if self._progress:
+            self._epoch = epoch_of(line.message.state) or self._epoch
         covered = self._counts.take(covered_stream(line.message.state))
         self._batch.acknowledge(acknowledgement(line.text, covered), time.monotonic())
         if self._untold and (told := self._untold & named_streams(line.message.state)):

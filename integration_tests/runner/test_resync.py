@@ -125,3 +125,29 @@ def test_generations_that_the_user_gave_are_not_touched(pair, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "deleted meanwhile stay" in done.stderr
     assert pair.destination.rows(ROWS) == [(1, "a"), (2, "b"), (3, "c")]
+
+
+def test_what_is_appended_gets_its_place_and_comes_once(source_db: Database, destination_db: Database, tmp_path: Path):
+    """The runner asks for positions where a stream is appended to; an older state is as good as a lost answer."""
+    pair = Pair(source_db, destination_db, tmp_path)
+    catalog = tmp_path / "catalog.json"
+    catalog.write_text(json.dumps(catalog_of(source_db, destination="append", generation=None)))
+
+    def sync() -> None:
+        done = pair.sync(catalog=catalog)
+        assert done.returncode == 0, done.stderr
+
+    sync()
+    before = pair.state.read_bytes()
+    source_db.execute("update t set v = 'c' where id = 1; delete from t where id = 2; insert into t values (3, 'd')")
+    sync()
+    query = (
+        "select id, v, _ab_cdc_deleted_at is not null, _ab_cdc_commit_lsn > 0, _ab_cdc_ordinal from public.t"
+        " order by _ab_cdc_commit_lsn, _ab_cdc_ordinal, id"
+    )
+    wanted = [(1, "a", False, True, 0), (2, "b", False, True, 0)]
+    wanted += [(1, "c", False, True, 2), (2, None, True, True, 4), (3, "d", False, True, 6)]
+    assert destination_db.rows(query) == wanted
+    pair.state.write_bytes(before)
+    sync()
+    assert destination_db.rows(query) == wanted

@@ -43,6 +43,8 @@ class ConfigError(ConnectorError):
 
 # Set in the environment by a runner that can turn a sync into a refresh of every stream.
 REFRESHES = "AIRBYTE_PG_REFRESHES"
+# A runner's word, in the source's environment, that positions are to be told where the configuration does not say.
+POSITIONS = "AIRBYTE_PG_POSITIONS"
 
 
 class RefreshNeeded(ConfigError):

@@ -19,9 +19,10 @@ import msgspec
 import orjson
 
 from airbyte_pg.configure import configure, refreshable
-from airbyte_pg.errors import REFRESHES, ConfigError, RefreshNeeded
+from airbyte_pg.errors import POSITIONS, REFRESHES, ConfigError, RefreshNeeded
 from airbyte_pg.generations import Generations
 from airbyte_pg.pipe import Process, Processes, exit_code
+from airbyte_pg.positions import ask_for_positions
 from airbyte_pg.progress import Progress
 from airbyte_pg.state_file import StateFile
 
@@ -131,12 +132,14 @@ class _Sync:
     def _move(self, catalog: bytes, *, may_refresh: bool = True) -> int:
         configured = configure(catalog, self._generations)
         self._generations.save()
+        has_positions = ask_for_positions(configured, self._plan.source_config)
         file = self._folder / "catalog.json"
         file.write_bytes(orjson.dumps(configured))
         refreshed = refreshable(configured, self._generations) if may_refresh else []
         source, destination = self._commands(file)
         self._progress.start()
-        sender, receiver = self._processes.start_joined(source, destination, {REFRESHES: "1"} if refreshed else {})
+        asked = {**({REFRESHES: "1"} if refreshed else {}), **({POSITIONS: "1"} if has_positions else {})}
+        sender, receiver = self._processes.start_joined(source, destination, asked)
         for lines in self._processes.lines(receiver):
             if sum(self._take(line) == "STATE" for line in lines):
                 # Once for all that came together: each saving costs two fsyncs.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from airbyte_pg.errors import ConfigError
+from airbyte_pg.errors import POSITIONS, ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from source_postgres_cdc.selection import Selection, selection
 
@@ -154,7 +155,8 @@ class SourceSettings(ConnectionSettings):
     emit_position: bool = Field(
         default=False,
         title="Emit Position",
-        description="Add _ab_cdc_commit_lsn and _ab_cdc_ordinal: the order in which changes were committed.",
+        description="Add _ab_cdc_commit_lsn and _ab_cdc_ordinal: the order in which changes were committed. By it our "
+        "destination knows, in append mode, what comes again after a crash.",
     )
     special_values: Literal["null", "text"] = Field(
         default="null",
@@ -192,6 +194,12 @@ class SourceSettings(ConnectionSettings):
         title="Seconds per Checkpoint",
         description="A state is given at the first commit after so many seconds.",
     )
+
+    @model_validator(mode="after")
+    def _told_by_a_runner(self) -> SourceSettings:
+        if "emit_position" not in self.model_fields_set and os.environ.get(POSITIONS):
+            self.emit_position = True
+        return self
 
     @model_validator(mode="before")
     @classmethod

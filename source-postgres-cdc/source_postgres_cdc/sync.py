@@ -56,6 +56,9 @@ class Sync(msgspec.Struct):
             streams=merged(given.streams if given else {}, [stream.id for stream in followed]),
             cuts=set(given.cuts) if given else set(),
         )
+        if given is not None and self.settings.emit_position:
+            # A destination must know of which slot and server the positions are, before the first of them.
+            self.emitter.state(state)
         for stream in followed:
             if progress := state.streams.get(stream.id):
                 self._meet(stream, progress)
@@ -126,8 +129,8 @@ class Sync(msgspec.Struct):
                 continue
             has_position = self.settings.emit_position
             before, behind = stamp.around_lsn(stamp.now(), progress.sweep if has_position else None, deleted=True)
-            # Behind the snapshot's rows, whose number is 0.
-            tail = f"{before}{progress.sweep}{behind}{1 if has_position else ''}"
+            # Without a place in the order of changes, like the snapshot's rows.
+            tail = f"{before}{progress.sweep}{behind}{0 if has_position else ''}"
             line = stamp.truncation(stamp.head(stream.id, messages.now_ms()), stream.table.key, tail)
             self.emitter.records(line.encode("latin-1"), 1)
             progress.sweep = 0
