@@ -118,7 +118,7 @@ class Progress:
         return records, _last_place(records, epoch)
 
     def _new(self, records: Sequence[Record], last: Place) -> Sequence[Record]:
-        kept = []
+        kept: list[Record] = []
         for position, record in enumerate(records):
             place = _place(record, last.epoch)
             if place is not None and place > last:

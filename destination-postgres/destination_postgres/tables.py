@@ -31,8 +31,7 @@ from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order 
 _DEPENDENTS = """\
 select distinct
   case d.classid when 'pg_rewrite'::regclass
-    then (select format('%%I.%%I', n.nspname, v.relname) from pg_rewrite r join pg_class v on v.oid = r.ev_class
-      join pg_namespace n on n.oid = v.relnamespace where r.oid = d.objid)
+    then (select r.ev_class::regclass::text from pg_rewrite r where r.oid = d.objid)
     else pg_describe_object(d.classid, d.objid, d.objsubid) end,
   a.attname::text
 from pg_depend d join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
@@ -309,8 +308,13 @@ def _dependents(cursor: Cursor, oid: int, columns: Sequence[str], kept: Collecti
 
     ``kept``: columns that are there again afterwards, so that what would silently go with them counts as well.
     """
+    # Names are shown with their schema, where that is not on the path.
+    cursor.execute("select current_setting('search_path'), set_config('search_path', 'pg_catalog', true)")
+    path, _ = _fetched(cursor)
     cursor.execute(_DEPENDENTS, {"oid": oid, "columns": list(columns), "kept": list(kept)})
-    return cursor.fetchall()
+    found = cursor.fetchall()
+    cursor.execute("select set_config('search_path', %s, true)", (path,))
+    return found
 
 
 def _shown(dependents: Sequence[tuple[str, str]]) -> str:

@@ -146,14 +146,13 @@ class Writer:
                 )
             self._relay.expect_records(stream)
             self._counts.add(stream, len(records))
+            new: Sequence[Record] = records
             place = None
             if (progress := self._progress.get(stream)) is not None:
                 new, place = progress.take(records, self._epoch)
                 self._known += len(records) - len(new)
-                if not new:
-                    continue
-                records = new
-            self._batch.add(stream, encoder.encode(records, loaded_ms), now_s, place)
+            if new:
+                self._batch.add(stream, encoder.encode(new, loaded_ms), now_s, place)
 
     def _take_line(self, line: Line) -> None:
         if line.message.type != "STATE":

@@ -145,7 +145,7 @@ def test_what_is_appended_gets_its_place_and_comes_once(source_db: Database, des
         "select id, v, _ab_cdc_deleted_at is not null, _ab_cdc_commit_lsn > 0, _ab_cdc_ordinal from public.t"
         " order by _ab_cdc_commit_lsn, _ab_cdc_ordinal, id"
     )
-    wanted = [(1, "a", False, True, 0), (2, "b", False, True, 0)]
+    wanted: list[tuple[Any, ...]] = [(1, "a", False, True, 0), (2, "b", False, True, 0)]
     wanted += [(1, "c", False, True, 2), (2, None, True, True, 4), (3, "d", False, True, 6)]
     assert destination_db.rows(query) == wanted
     pair.state.write_bytes(before)
