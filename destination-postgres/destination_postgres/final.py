@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
-from destination_postgres import keyindex, mergesql, refillsql, sqlgen, swap
+from destination_postgres import keyindex, mergesql, provisions, refillsql, sqlgen, swap
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.finalparts import FinalRows
@@ -28,6 +28,7 @@ from destination_postgres.tables import (
     expect_no_cascades,
     is_filled,
 )
+from destination_postgres.transactions import brief_locks
 
 # One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
 _MERGE_SETTINGS = """\
@@ -56,6 +57,7 @@ def ensure(
     Raises ConfigError for a table with other columns than the stream's, or one that is not ours.
     """
     _adapt(cursor, plan, target.final, former, is_emptied=False)
+    _provide(cursor, plan, target.final)
     dedup = plan.dedup
     if dedup is None:
         return
@@ -73,6 +75,7 @@ def ensure(
         keyindex.ensure(cursor, target.tombstones, dedup)
     is_settled = is_ranked and settled is not None and settled.deleted_at == dedup.deleted_at
     if not is_settled and is_filled(cursor, target.final):
+        cursor.execute(sqlgen.claim(target.final))
         _settle(cursor, plan, dedup, target, is_ranked=is_ranked)
 
 
@@ -90,9 +93,17 @@ def load(
         mended = copy_in(cursor, target.final, rows, chunks, plan.id)
     else:
         # Nobody else sees it, so nobody holds it up: a dump of the database locks every table that it finds. One flush
-        # of the stream at a time, as another one would make a table of the same name.
-        cursor.execute(sqlgen.drop_tables([plan.staging]))
-        cursor.execute(sqlgen.create_table(plan.staging, types(plan), unlogged=True))
+        # of the stream at a time, as another one would make a table of the same name; and, where another connection
+        # with a raw schema of its own writes into the table, as neither would see the other's keys.
+        cursor.execute(
+            sql.SQL("; ").join(
+                [
+                    sqlgen.claim(target.final),
+                    sqlgen.drop_tables([plan.staging]),
+                    sqlgen.create_table(plan.staging, types(plan), unlogged=True),
+                ]
+            )
+        )
         mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
         if truncations:
             _truncate(cursor, plan, plan.dedup, target, truncations)
@@ -118,6 +129,7 @@ def fill(cursor: Cursor, plan: StreamPlan, rows: bytes, columns: Mapping[str, st
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
     """Add the rows of ``origin`` to ``target`` as if they were loaded now; its deletions first."""
     dedup = plan.dedup
+    cursor.execute(sqlgen.claim(target.final))
     if dedup is None:
         _change(cursor, plan, target.final, sqlgen.append(target.final, origin.final, plan.final_columns))
         return
@@ -134,6 +146,7 @@ def expect_room(cursor: Cursor, plan: StreamPlan, former: Collection[str]) -> No
     if _adaptation(cursor, plan, target, former, is_emptied=True) is None:
         # With the privileges that tables of its schema are given.
         _create(cursor, plan, target)
+    _provide(cursor, plan, target)
     expect_no_cascades(cursor, target, plan.id)
 
 
@@ -152,6 +165,14 @@ def is_plain(cursor: Cursor, plan: StreamPlan) -> bool:
     return swap.is_plain(cursor, plan.aside.final, plan.visible.final)
 
 
+def make_ready(cursor: Cursor, plan: StreamPlan) -> None:
+    """Give the table that is to be taken as it is its indexes, and have the server know it, which would else have to
+    learn that from the readers."""
+    wanted = plan.layout.provisions.columns(plan.visible.final)
+    provisions.ensure_indexes(cursor, plan.aside.final, wanted, plan.id)
+    cursor.execute(sqlgen.analyze(plan.aside.final))
+
+
 def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Collection[str], *, horizon: str) -> None:
     """Put what was built aside in the place of the visible rows. Readers see the old ones until the commit.
 
@@ -160,9 +181,12 @@ def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Coll
     stream had then.
     """
     origin, target = plan.aside, plan.visible
+    cursor.execute(sqlgen.claim(target.final))
     if swap.begin_rename(cursor, origin.final, target.final, horizon=horizon):
         swap.rename(cursor, origin.final, target.final)
         cursor.execute(sqlgen.identify_by_default(target.final))
+        wanted = plan.layout.provisions.columns(target.final)
+        provisions.rename_indexes(cursor, origin.final, target.final, wanted)
         if plan.dedup is not None:
             keyindex.rename(cursor, origin.final, target.final, plan.dedup)
     elif plan.dedup is None:
@@ -170,6 +194,8 @@ def replace(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Coll
     else:
         work = partial(_exchange_once, cursor, plan, before, former)
         keyindex.with_wide_keys(cursor, (target.final,), plan.dedup, plan.id, work)
+    # A column that was made anew has lost its indexes.
+    _provide(cursor, plan, target.final)
     if plan.dedup is not None and origin.tombstones is not None and target.tombstones is not None:
         swap.rename(cursor, origin.tombstones, target.tombstones)
         keyindex.rename(cursor, origin.tombstones, target.tombstones, plan.dedup)
@@ -211,11 +237,18 @@ def _adapt(cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[st
     if not statements:
         return
     _log.info("the final table gets the stream's columns: stream=%s", plan.label)
-    # Whoever comes to read queues behind a lock that waits for a reader: not for long. The whole is tried again.
-    cursor.execute("set local lock_timeout = '3s'")
-    for statement in statements:
-        cursor.execute(statement)
-    cursor.execute("set local lock_timeout = 0")
+    # The whole is tried again.
+    with brief_locks(cursor):
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def _provide(cursor: Cursor, plan: StreamPlan, table: Table) -> None:
+    """What is asked for on the visible table; on one that is built aside, what must be there from its beginning."""
+    visible, asked = plan.visible.final, plan.layout.provisions
+    if table == visible:
+        provisions.ensure_indexes(cursor, table, asked.columns(visible), plan.id)
+    provisions.ensure_readers(cursor, table, asked.roles(visible), plan.id, is_inner=table != visible)
 
 
 def _create(cursor: Cursor, plan: StreamPlan, table: Table) -> None:

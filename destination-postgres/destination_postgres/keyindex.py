@@ -18,6 +18,7 @@ from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import sqlgen
 from destination_postgres.naming import EXTRACTED_AT, helper_name
 from destination_postgres.sqlgen import Dedup, Table
+from destination_postgres.tables import index_exists
 
 # Every plain index that can be used for equality: name, whether it is unique, columns.
 _PLAIN_INDEXES = """\
@@ -29,10 +30,6 @@ from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = 
 join pg_class t on t.oid = i.indrelid join pg_namespace n on n.oid = t.relnamespace
 where n.nspname = %s and t.relname = %s
   and i.indisvalid and i.indpred is null and i.indexprs is null and m.amname = 'btree'"""
-
-_INDEX_EXISTS = """\
-select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = %s and c.relname = %s and c.relkind = 'i')"""
 
 _OWN_PREFIX = "_airbyte_pg_"
 
@@ -58,8 +55,7 @@ def is_hashed(cursor: Cursor, table: Table, dedup: Dedup) -> bool:
     """Whether the key of ``table`` is to be looked up by its hashes."""
     if not any(dedup.hashes):
         return False
-    cursor.execute(_INDEX_EXISTS, (table.schema, _hashed_name(table, dedup)))
-    return bool((cursor.fetchone() or [False])[0])
+    return index_exists(cursor, table, _hashed_name(table, dedup))
 
 
 def drop(cursor: Cursor, table: Table, dedup: Dedup) -> None:

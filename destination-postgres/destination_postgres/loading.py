@@ -69,7 +69,8 @@ class Loader:
         self._settings = settings
         self._raw_schema = raw_schema_name(settings.raw_data_schema)
         self._ledger = Ledger(self._raw_schema)
-        self._transaction = partial(transaction, connection, tuple(map(schema_name, settings.schema_names)))
+        schemas = tuple(map(schema_name, settings.schema_names))
+        self._transaction = partial(transaction, connection, schemas, settings.timeouts)
         self._connect_again = partial(connect, settings, application_name=APPLICATION_NAME)
         self._streams: dict[StreamName, OpenStream] = {}
         self._writer = secrets.token_hex(8)
@@ -130,7 +131,7 @@ class Loader:
         if not opened.opening.building:
             return
         if opened.opening.aside and opened.plan.has_final:
-            retried(partial(self._analyze, opened.plan))
+            retried(partial(self._make_aside_ready, opened.plan))
         self._change(lambda: self._complete_once(opened))
 
     def _change(self, work: Callable[[], None]) -> None:
@@ -323,11 +324,10 @@ class Loader:
                 if buffer.place is not None:
                     self._ledger.advance(cursor, opened.plan, buffer.place, aside=opened.opening.aside)
 
-    def _analyze(self, plan: StreamPlan) -> None:
-        """Have the server know the table that is to be taken as it is: it would have to learn that from the readers."""
+    def _make_aside_ready(self, plan: StreamPlan) -> None:
         with self._transaction() as cursor:
             if final.is_plain(cursor, plan):
-                cursor.execute(sqlgen.analyze(plan.aside.final))
+                final.make_ready(cursor, plan)
 
     def _complete_once(self, opened: OpenStream) -> None:
         plan = opened.plan

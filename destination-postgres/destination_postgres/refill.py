@@ -24,12 +24,10 @@ from destination_postgres.rowcode import RowEncoder
 from destination_postgres.sqlgen import Table
 from destination_postgres.streams import StreamPlan
 from destination_postgres.tables import comments, expect_no_dependents, is_filled, types_of
-from destination_postgres.transactions import retried, trial
+from destination_postgres.transactions import brief_locks, retried, trial
 
 # Pages of the final table that are converted at once.
 _PAGES = 2000
-# Whoever comes to read queues behind a lock that waits for a reader: not for long. The whole is tried again.
-_BRIEFLY = "set local lock_timeout = '3s'"
 
 _log = logging.getLogger(__name__)
 _Transaction = Callable[[], AbstractContextManager[Cursor]]
@@ -91,10 +89,10 @@ def begin(
     found = types_of(cursor, table)
     lacking = needed(plan, found)
     if before is not None:
-        for stale in set(before.beside.values()) - set(lacking.values()):
-            if stale in found:
-                cursor.execute(_BRIEFLY)
-                cursor.execute(sqlgen.drop_column(table, stale, cascade=False))
+        stale = (set(before.beside.values()) - set(lacking.values())) & found.keys()
+        with brief_locks(cursor):
+            for filled in stale:
+                cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
         # A column that was made and not filled is there already.
         lacking |= {name: name for name, filled in before.columns.items() if name == filled and name in found}
         lacking = {name: filled for name, filled in lacking.items() if name in final.types(plan)}
@@ -109,10 +107,10 @@ def begin(
         return None
     surplus = [name for name in found if name in former and name not in wanted]
     _expect_no_dependents(cursor, plan, retyped, surplus)
-    cursor.execute(_BRIEFLY)
-    for name, filled in lacking.items():
-        if filled not in found:
-            cursor.execute(sqlgen.add_column(table, filled, wanted[name]))
+    with brief_locks(cursor):
+        for name, filled in lacking.items():
+            if filled not in found:
+                cursor.execute(sqlgen.add_column(table, filled, wanted[name]))
     if before is not None and dict(before.columns) == lacking:
         return before
     return Refill(lacking)
@@ -159,10 +157,9 @@ def end(cursor: Cursor, plan: StreamPlan, refill: Refill) -> None:
     """Let the columns of another type take their places."""
     table = plan.visible.final
     _expect_no_dependents(cursor, plan, refill.beside)
-    cursor.execute(_BRIEFLY)
-    cursor.execute(sqlgen.drop_index(table, _index_name(table)))
-    if refill.beside:
-        notes = comments(cursor, table, refill.beside, plan.id)
+    notes = comments(cursor, table, refill.beside, plan.id) if refill.beside else []
+    with brief_locks(cursor):
+        cursor.execute(sqlgen.drop_index(table, _index_name(table)))
         for name, filled in refill.beside.items():
             cursor.execute(sqlgen.drop_column(table, name, cascade=plan.layout.drop_cascade))
             cursor.execute(sqlgen.rename_column(table, filled, name))
@@ -174,12 +171,11 @@ def abandon(cursor: Cursor, plan: StreamPlan, refill: Refill) -> None:
     """The rows are to be replaced: what was begun goes."""
     table = plan.visible.final
     found = types_of(cursor, table)
-    cursor.execute(_BRIEFLY)
-    cursor.execute(sqlgen.drop_index(table, _index_name(table)))
-    for filled in refill.beside.values():
-        if filled in found:
-            cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
-    cursor.execute("set local lock_timeout = 0")
+    with brief_locks(cursor):
+        cursor.execute(sqlgen.drop_index(table, _index_name(table)))
+        for filled in refill.beside.values():
+            if filled in found:
+                cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
 
 
 def _expect_no_dependents(
@@ -214,8 +210,8 @@ def _index(transaction: _Transaction, plan: StreamPlan) -> None:
     table = plan.visible.final
     with transaction() as cursor:
         if not refillsql.has_raw_id_index(cursor, table):
-            cursor.execute(_BRIEFLY)
-            cursor.execute(sqlgen.create_index(_index_name(table), table, ["_airbyte_raw_id"]))
+            with brief_locks(cursor):
+                cursor.execute(sqlgen.create_index(_index_name(table), table, ["_airbyte_raw_id"]))
 
 
 def _index_name(table: Table) -> str:

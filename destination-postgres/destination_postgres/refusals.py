@@ -102,7 +102,7 @@ def broken_rule(error: psycopg2.Error, table: Table, stream: StreamName) -> Conf
         which = f"the index {name}" if name else "an index"
         return ConfigError(
             f"A row is too large for {which} of {table}.",
-            remedy="Drop the index, or choose a shorter primary key.",
+            remedy="Drop the index (and take it out of the option indexes), or choose a shorter primary key.",
             detail=detail,
             stream=stream,
         )

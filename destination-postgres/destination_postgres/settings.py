@@ -4,21 +4,46 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from airbyte_pg.errors import ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from destination_postgres.buffers import Limits
 from destination_postgres.columns import Kind
+from destination_postgres.provisions import Index, Provisions, Readers
 from destination_postgres.rawrow import Retention
 from destination_postgres.streams import Layout
+from destination_postgres.transactions import Timeouts
 
 APPLICATION_NAME = "destination-postgres"
 DEFAULT_RAW_SCHEMA = "airbyte_internal"
+# The server counts milliseconds in 32 bits.
+_LONGEST_S = 2_000_000
 
 
 def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
+
+
+_TABLES = "Final tables as schema.table; * stands for anything."
+
+
+class IndexOption(BaseModel):
+    """An index that the user asks for."""
+
+    model_config = ConfigDict(title="Index")
+
+    tables: str = Field(min_length=1, title="Tables", description=_TABLES, examples=["public.orders"])
+    columns: list[str] = Field(min_length=1, title="Columns", description="The columns, in their order.")
+
+
+class GrantOption(BaseModel):
+    """Roles that the user lets read tables."""
+
+    model_config = ConfigDict(title="Grant")
+
+    tables: str = Field(default="*", min_length=1, title="Tables", description=_TABLES)
+    roles: list[str] = Field(min_length=1, title="Roles", description="Who may read these tables (SELECT).")
 
 
 class DestinationSettings(ConnectionSettings):
@@ -115,6 +140,41 @@ class DestinationSettings(ConnectionSettings):
         description="Rows are committed at the first state so long after they came, or anywhere at twice as long.",
     )
 
+    statement_timeout_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=_LONGEST_S,
+        title="Statement Timeout",
+        description="A statement that takes so many seconds ends the sync, which may be tried again. 0: no limit.",
+    )
+    lock_timeout_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=_LONGEST_S,
+        title="Lock Timeout",
+        description=(
+            "A transaction that waits so many seconds for somebody else's lock is tried again, at most six times. 0: "
+            "rows wait as long as it takes. Changes of columns wait at most three seconds at a time."
+        ),
+    )
+
+    indexes: list[IndexOption] = Field(
+        default=[],
+        title="Indexes",
+        description=(
+            "Indexes on final tables besides the connector's own. They are made when they are missing, also on tables "
+            "that replace others; one that is no longer listed stays."
+        ),
+    )
+    grants: list[GrantOption] = Field(
+        default=[],
+        title="Grants",
+        description=(
+            "Roles that may read final tables, new ones included, and enter their schema. A role that is no longer "
+            "listed keeps what it was granted."
+        ),
+    )
+
     @model_validator(mode="after")
     def _database_of_the_user(self) -> DestinationSettings:
         self.database = self.database or self.username
@@ -140,12 +200,21 @@ class DestinationSettings(ConnectionSettings):
             number=number,
             soft_deletes=self.cdc_deletion_mode == "Soft delete",
             drop_cascade=self.drop_cascade,
+            provisions=Provisions(
+                tuple(Index(each.tables, tuple(each.columns)) for each in self.indexes),
+                tuple(Readers(each.tables, tuple(each.roles)) for each in self.grants),
+            ),
         )
 
     @property
     def limits(self) -> Limits:
         """When to flush."""
         return Limits(self.flush_bytes, self.flush_rows, self.flush_seconds)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long statements and locks are waited for."""
+        return Timeouts(self.statement_timeout_seconds, self.lock_timeout_seconds)
 
     def refuse_unsupported(self) -> None:
         """Raise ConfigError for an option that this version cannot honour."""

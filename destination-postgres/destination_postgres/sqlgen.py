@@ -9,6 +9,9 @@ from psycopg2 import sql
 
 from airbyte_pg.sql import name, names
 
+# Of the two halves of an advisory lock's key the one that says what for; "abpg".
+_CLAIMS = 0x61627067
+
 
 @dataclass(frozen=True)
 class Table:
@@ -98,6 +101,14 @@ def rename_index(schema: str, index: str, to: str) -> sql.Composed:
 def lock_alone(table: Table) -> sql.Composed:
     """LOCK TABLE against everybody else, or fail at once."""
     return sql.SQL("lock table only {} in access exclusive mode nowait").format(table.sql)
+
+
+def claim(table: Table) -> sql.Composed:
+    """Wait until nobody else has claimed the table, and claim it until the transaction's end; others may use it."""
+    return sql.SQL(
+        "select pg_advisory_xact_lock({}, c.oid::integer) from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = {} and c.relname = {}"
+    ).format(*map(sql.Literal, (_CLAIMS, table.schema, table.name)))
 
 
 def analyze(table: Table) -> sql.Composed:

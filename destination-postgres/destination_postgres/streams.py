@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import naming, positions
 from destination_postgres.columns import Column, Kind, columns_of
 from destination_postgres.naming import Recorded, TableNames
+from destination_postgres.provisions import Provisions
 from destination_postgres.rawrow import Retention
 from destination_postgres.sqlgen import Dedup, Table
 
@@ -26,13 +27,15 @@ _BIGINT = 1 << 63
 @dataclass(frozen=True)
 class Layout:
     """How the streams of a sync are kept: what raw tables keep of their rows, whether there are only those; what column
-    a number gets; whether a deleted row stays, marked; whether what depends on a column goes when it must."""
+    a number gets; whether a deleted row stays, marked; whether what depends on a column goes when it must; what is
+    asked for on final tables besides."""
 
     retention: Retention = "keep"
     raw_only: bool = False
     number: Kind = Kind.NUMBER
     soft_deletes: bool = False
     drop_cascade: bool = False
+    provisions: Provisions = field(default_factory=Provisions)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ from destination_postgres.sqlgen import Table
 
 _SCHEMA_EXISTS = "select exists (select from pg_namespace where nspname = %s)"
 
+_INDEX_EXISTS = """\
+select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relname = %s and c.relkind = 'i')"""
+
 _RELATION = """\
 select c.oid, c.relkind, exists (select from pg_inherits where inhparent = c.oid)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -217,6 +221,12 @@ def types_of(cursor: Cursor, table: Table) -> dict[str, str]:
         return {}
     cursor.execute(_COLUMNS, (row[0],))
     return {column: exact for column, _, exact in cursor.fetchall()}
+
+
+def index_exists(cursor: Cursor, table: Table, index: str) -> bool:
+    """Whether there is an ``index`` in the schema of ``table``."""
+    cursor.execute(_INDEX_EXISTS, (table.schema, index))
+    return bool(_fetched(cursor)[0])
 
 
 def is_filled(cursor: Cursor, table: Table) -> bool:

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psycopg2
@@ -23,7 +24,9 @@ from airbyte_pg.sql import names
 # quote_all_identifiers: names of types are compared. row_security: rows that a policy hides from us would be taken for
 # missing, and be doubled; off makes that an error. synchronous_commit: a STATE must not be forgotten by a server that
 # fails; which standbys are waited for is left to the user.
-# Timeouts: what a role or database has is for people's statements; where we must not wait long, we say how long.
+# Timeouts: what a role or database has is for people's statements; ours are of the configuration, and where we must not
+# wait long, we say how long. Keep-alives: a client that vanished is noticed within 30 s, where the system's default is
+# two hours: so long its transaction would hold the rows and tables that the next attempt needs.
 # jit: the plans are simple, and compiling them costs more than it saves.
 _BEGIN = """\
 begin isolation level read committed read write;
@@ -33,12 +36,21 @@ set local search_path = 'pg_catalog';
 set local client_min_messages = 'warning';
 set local quote_all_identifiers = off;
 set local row_security = off;
-set local statement_timeout = 0;
-set local lock_timeout = 0;
+set local statement_timeout = {};
+set local lock_timeout = {};
 set local idle_in_transaction_session_timeout = 0;
+set local tcp_keepalives_idle = 15;
+set local tcp_keepalives_interval = 5;
+set local tcp_keepalives_count = 3;
 select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"""
 
 _JIT_VERSION = 110_000
+_USER_TIMEOUT_VERSION = 120_000
+
+# The shorter one of ours and what is set; with what it was.
+_BRIEFLY = """\
+select setting, set_config('lock_timeout', least(nullif(setting::integer, 0), 3000)::text, true)
+from pg_settings where name = 'lock_timeout'"""
 
 # Another try is likely to get through: the other transaction has won and ended.
 _CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
@@ -51,14 +63,24 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
+@dataclass(frozen=True)
+class Timeouts:
+    """How many seconds a statement may take, and may wait for a lock; 0: without limit."""
+
+    statement_s: float = 0
+    lock_s: float = 0
+
+
 @contextlib.contextmanager
-def transaction(connection: Connection, schemas: Sequence[str] = ()) -> Iterator[Cursor]:
+def transaction(
+    connection: Connection, schemas: Sequence[str] = (), timeouts: Timeouts = Timeouts()
+) -> Iterator[Cursor]:
     """A cursor within a new transaction: committed at the end, rolled back when the body raises.
 
     ``schemas``: where what is unqualified is looked for, in defaults, rules and triggers of the user's tables.
     """
     with connection.cursor() as cursor:
-        _begin(cursor, schemas)
+        _begin(cursor, schemas, timeouts)
         try:
             yield cursor
             cursor.execute("commit")
@@ -82,6 +104,15 @@ def trial(connection: Connection) -> Iterator[Cursor]:
                 cursor.execute("rollback")
 
 
+@contextlib.contextmanager
+def brief_locks(cursor: Cursor) -> Iterator[None]:
+    """In the body no lock is waited for longer than three seconds: whoever comes to read would queue behind it."""
+    cursor.execute(_BRIEFLY)
+    before, _ = cursor.fetchone() or ("0", "")
+    yield
+    cursor.execute("select set_config('lock_timeout', %s, true)", (before,))
+
+
 def retried(work: Callable[[], _Result], *, creating: bool = False) -> _Result:
     """What ``work()``, one whole transaction, returns; tried again after a conflict with another transaction.
 
@@ -99,11 +130,18 @@ def retried(work: Callable[[], _Result], *, creating: bool = False) -> _Result:
     return work()
 
 
-def _begin(cursor: Cursor, schemas: Sequence[str] = ()) -> None:
-    statements = [_BEGIN]
-    if cursor.connection.server_version >= _JIT_VERSION:
-        statements.append("set local jit = off")
+def _begin(cursor: Cursor, schemas: Sequence[str] = (), timeouts: Timeouts = Timeouts()) -> None:
+    version = cursor.connection.server_version
+    limits = (round(seconds * 1000) for seconds in (timeouts.statement_s, timeouts.lock_s))
+    statements: list[sql.Composable] = [sql.SQL(_BEGIN).format(*map(sql.Literal, limits))]
+    if version >= _JIT_VERSION:
+        statements.append(sql.SQL("set local jit = off"))
+    if version >= _USER_TIMEOUT_VERSION:
+        statements.append(sql.SQL("set local tcp_user_timeout = 30000"))
     if schemas:
-        path = sql.SQL("set local search_path = pg_catalog, {}").format(names(schemas))
-        statements.append(path.as_string(cursor))
-    cursor.execute(";\n".join(statements))
+        statements.append(sql.SQL("set local search_path = pg_catalog, {}").format(names(schemas)))
+    try:
+        cursor.execute(sql.SQL(";\n").join(statements))
+    except errors.FeatureNotSupported as error:
+        # A standby's word for READ WRITE; what else a server refuses to write has the code of that.
+        raise errors.ReadOnlySqlTransaction from error

@@ -61,7 +61,11 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
     "40P01": (TransientError, "A deadlock with another transaction.", ""),
     "55P03": (TransientError, "A lock could not be had in time.", "See which session holds it."),
     "53": (TransientError, "The server is short of resources.", "Free memory or connections."),
-    "57014": (TransientError, "The server cancelled a statement (timeout or request).", ""),
+    "57014": (
+        TransientError,
+        "The server cancelled a statement (timeout or request).",
+        "Raise the timeout, or see who asked for it.",
+    ),
     "25P03": (TransientError, "The server ended an idle transaction.", ""),
 }
 
