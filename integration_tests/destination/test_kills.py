@@ -1,4 +1,4 @@
-"""Killed at a named point, the process or its backend: nothing acknowledged is lost, nothing is seen by halves."""
+"""Process, backend or server killed at a named point: nothing acknowledged is lost, nothing is seen by halves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from integration_tests.destination.writing import (
     one,
     own_tables,
     raw_count,
+    record,
     records,
     state,
     status,
@@ -22,9 +23,10 @@ from integration_tests.destination.writing import (
     write,
 )
 from integration_tests.support import connector
+from integration_tests.support.catalogs import stream
 from integration_tests.support.connector import DESTINATION, Outcome, Running
 from integration_tests.support.databases import Database
-from integration_tests.support.pgserver import wait_until
+from integration_tests.support.pgserver import Cluster, wait_until
 from integration_tests.support.proxy import Point, Proxy
 
 PART = 50
@@ -57,7 +59,27 @@ RENAME_POINTS = {
     "before COMMIT": Point("query", "^commit"),
     "after COMMIT": Point("done", "^COMMIT"),
 }
+# Columns are added, filled from the raw rows, and take the places of old ones.
+FILLED = Point("copy data")
+REFILL_POINTS = {
+    "a column is added": [Point("done", "^ALTER")],
+    "before that is committed": [Point("done", "^ALTER"), Point("query", "^commit")],
+    "after that is committed": [Point("done", "^ALTER"), Point("done", "^COMMIT")],
+    "the index is made": [Point("done", "^CREATE INDEX")],
+    "inside COPY": [FILLED],
+    "rows are filled": [FILLED, Point("done", "^UPDATE")],
+    "before COMMIT of the rows": [FILLED, Point("query", "^commit")],
+    "after COMMIT of the rows": [FILLED, Point("done", "^COMMIT")],
+    "the old column is dropped": [FILLED, Point("done", "^ALTER")],
+    "the new one has its name": [FILLED, Point("query", " rename "), Point("done", "^ALTER")],
+    "before the last COMMIT": [FILLED, Point("query", " rename "), Point("query", "^commit")],
+    "after the last COMMIT": [FILLED, Point("query", " rename "), Point("done", "^COMMIT")],
+}
+MODES = ["append", "append_dedup"]
 VICTIMS = ["process", "backend"]
+# A server takes its time to come back: in one mode only.
+KILLS = [*((victim, mode) for victim in VICTIMS for mode in MODES), ("server", "append_dedup")]
+REFILL_KILLS = [("process", "append"), ("backend", "append_dedup"), ("server", "append_dedup")]
 
 
 def part(number: int) -> list[dict[str, Any]]:
@@ -72,6 +94,11 @@ def start(db: Database, proxy: Proxy, catalog: Any) -> Running:
 def killer(db: Database, victim: str, running: Running) -> Callable[[int], object]:
     if victim == "process":
         return lambda _: os.kill(running.pid, signal.SIGKILL)
+    if victim == "server":
+        server = db.server
+        if not isinstance(server, Cluster):
+            pytest.skip("a server that cannot be killed")
+        return lambda _: server.kill()
     return lambda pid: db.execute("select pg_terminate_backend(%s)", pid)
 
 
@@ -84,13 +111,14 @@ def ended(db: Database, running: Running, victim: str) -> Outcome:
         assert outcome.exit_code == 1
         assert outcome.error is not None
         assert outcome.error["failure_type"] == "transient_error"
+    if isinstance(db.server, Cluster):
+        db.server.start()
     count = "select count(*) from pg_stat_activity where application_name = 'destination-postgres'"
     wait_until(lambda: db.value(count) == 0, 30, "the server has noticed")
     return outcome
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("destination", ["append", "append_dedup"])
+@pytest.mark.parametrize(("victim", "destination"), KILLS)
 @pytest.mark.parametrize("point", LOAD_POINTS.values(), ids=LOAD_POINTS.keys())
 def test_killed_while_it_loads(destination_db, point, destination, victim):
     catalog = one(destination=destination)
@@ -118,8 +146,7 @@ def test_killed_while_it_loads(destination_db, point, destination, victim):
     assert own_tables(destination_db) == set()
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("destination", ["append", "append_dedup"])
+@pytest.mark.parametrize(("victim", "destination"), KILLS)
 @pytest.mark.parametrize(
     ("way", "point"),
     [
@@ -149,4 +176,33 @@ def test_killed_in_the_swap(destination_db, way, point, destination, victim):
     assert outcome.exit_code == 0, outcome
     assert users(destination_db) == new
     assert raw_count(destination_db) == PART
+    assert own_tables(destination_db) == set()
+
+
+@pytest.mark.parametrize(("victim", "destination"), REFILL_KILLS)
+@pytest.mark.parametrize("points", REFILL_POINTS.values(), ids=REFILL_POINTS.keys())
+def test_killed_while_columns_are_filled(destination_db, points, destination, victim):
+    before, now = (
+        one(stream("users", {"id": "integer", **columns}, key=["id"]), destination)
+        for columns in ({"name": "string"}, {"name": "integer", "more": "integer"})
+    )
+    rows = [{"id": number, "name": str(number), "more": number} for number in range(PART)]
+    sync(destination_db, before, records(rows))
+    server = destination_db.server
+    with Proxy(server.host, server.port) as proxy:
+        proxy.arm(*points, action=lambda pid: killer(destination_db, victim, running)(pid))
+        with start(destination_db, proxy, now) as running:
+            assert proxy.reached.wait(30)
+            ended(destination_db, running, victim)
+    # The old column or the new one, whole.
+    seen = destination_db.rows("select id, name::text from public.users order by 1")
+    assert seen == [(number, str(number)) for number in range(PART)]
+    sync(destination_db, now, record({"id": PART, "name": PART, "more": PART}) + state(1))
+    assert users(destination_db, "id, name, more") == [(number,) * 3 for number in range(PART + 1)]
+    assert raw_count(destination_db) == PART + 1
+    left = (
+        "select attname from pg_attribute where attrelid = 'public.users'::regclass and attname ~ '_airbyte_pg_'"
+        " union all select indexname from pg_indexes where indexname ~ 'refill'"
+    )
+    assert destination_db.rows(left) == []
     assert own_tables(destination_db) == set()
