@@ -76,8 +76,29 @@ def test_what_comes_again_is_left_out(destination_db, told, retention):
 def test_rows_of_a_snapshot_have_no_place(destination_db):
     told = position()
     sync(destination_db, one(OF), told + changes((5, 2), (9, 0), (9, 0), (9, 2)) + told)
-    sync(destination_db, one(OF), told + changes((8, 0), (9, 0), (9, 2)) + told)
-    assert ids(destination_db) == [502, 800, 900, 900, 900, 902]
+    sync(destination_db, one(OF), told + changes((9, 0), (10, 0), (9, 2)) + told)
+    assert ids(destination_db) == [502, 900, 900, 900, 902, 1000]
+
+
+@pytest.mark.parametrize("before", [b"", position()], ids=["no state before", "a state before"])
+def test_a_snapshot_that_is_stamped_too_low_begins_a_new_order(destination_db, before):
+    """The server was set back, the source reset, and the rows are kept."""
+    told = position()
+    sync(destination_db, one(OF), told + changes((5, 2), (9, 2)) + told)
+    sync(destination_db, one(OF), before + changes((6, 0)) + told)
+    sync(destination_db, one(OF), told + changes((7, 2), (7, 4)) + told)
+    assert ids(destination_db) == [502, 600, 702, 704, 902]
+    # And goes on from there.
+    sync(destination_db, one(OF), told + changes((7, 2), (7, 4), (8, 2)) + told)
+    assert ids(destination_db) == [502, 600, 702, 704, 802, 902]
+
+
+def test_a_record_of_what_is_gone_begins_none(destination_db):
+    told = position()
+    sync(destination_db, one(OF), told + changes((5, 2), (9, 2)) + told)
+    gone = {"id": 1, "_ab_cdc_commit_lsn": 6, "_ab_cdc_ordinal": 0, "_ab_cdc_deleted_at": "2024-01-01T00:00:00Z"}
+    sync(destination_db, one(OF), told + record(gone) + changes((9, 2), (11, 2)) + told)
+    assert ids(destination_db) == [1, 502, 902, 1102]
 
 
 @pytest.mark.parametrize("other", [{"slot": "another"}, {"system_id": "78"}, {"timeline": 2}])

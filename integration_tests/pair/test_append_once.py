@@ -12,6 +12,7 @@ from integration_tests.pair.piping import Passed, sync
 from integration_tests.pair.workload import FOLLOWED, Workload, create_tables, seeds
 from integration_tests.source.reading import TRANSPORTS, catalog_of
 from integration_tests.support.databases import Database
+from integration_tests.support.pgserver import Cluster, embedded
 
 # Flushes are far smaller than checkpoints: what is committed behind the last STATE comes again.
 OPTIONS: dict[str, Any] = {
@@ -51,6 +52,30 @@ def test_every_change_is_there_once(source_db, destination_db, seed):
         assert len(changes) == len(set(changes)), table
         assert table == "journal" or gaps(rows) == []
         assert replayed(rows) == dict(source_db.rows(f"select id, {column} from {table}")), table
+
+
+def test_a_server_that_was_set_back_begins_a_new_order(destination_db):
+    """Its positions are lower than those that were written, on the same timeline: its changes are new all the same."""
+    with Cluster(embedded(16)) as cluster, Database(cluster) as source:
+        source.execute("create table t (id int primary key); insert into t values (1)")
+        catalog = catalog_of(source, destination="append", emit_position=True)
+        first = sync(source, destination_db, catalog, emit_position=True)
+        assert first.ok, first.printed[-3:]
+        cluster.save()
+        source.execute("select pg_switch_wal()")
+        source.execute("insert into t values (2)")
+        assert sync(source, destination_db, catalog, first.states[-1], emit_position=True).ok
+        cluster.rewind()
+        source.execute("insert into t values (3)")
+        # The source refuses the old state; the user resets it and keeps the rows.
+        again = sync(source, destination_db, catalog, emit_position=True)
+        assert again.ok, again.printed[-3:]
+        source.execute("insert into t values (4)")
+        for _ in range(2):
+            # The second time as after a crash.
+            assert sync(source, destination_db, catalog, again.states[-1], emit_position=True).ok
+        found = destination_db.rows("select id, count(*) from public.t group by id order by id")
+        assert found == [(1, 2), (2, 1), (3, 1), (4, 1)]
 
 
 def placed(db: Database, table: str, column: str) -> list[tuple[tuple[int, int], int, int | None]]:

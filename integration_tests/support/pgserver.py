@@ -194,6 +194,13 @@ class Cluster:
         self.start()
         wait_until(self._is_primary, START_DEADLINE_S, "the restored server is promoted")
 
+    def rewind(self) -> None:
+        """Go back to the data of ``save`` as if nothing had been since, like a disk that is set back."""
+        self._end(signal.SIGINT)
+        self._data.rename(self.home / f"former-{time.monotonic_ns()}")
+        _copy(self.home / "saved", self._data)
+        self.start()
+
     def standby(self, settings: Mapping[str, str] | None = None) -> Cluster:
         """A hot standby that streams from this server, not started yet; this server is restarted for its copy."""
         standby = Cluster(self.binaries, settings=settings)
