@@ -283,11 +283,18 @@ class Ledger:
         )
 
     def refilled(self, cursor: Cursor, plan: StreamPlan, refill: Refill) -> None:
-        """Remember how far a refill is."""
+        """Remember how far a refill is.
+
+        Raises TransientError if there is none any more: another sync of the stream has ended it.
+        """
         cursor.execute(
-            sql.SQL("update {} set refill = %s where namespace = %s and name = %s").format(self._table.sql),
+            sql.SQL("update {} set refill = %s where namespace = %s and name = %s and refill is not null").format(
+                self._table.sql
+            ),
             (refill.text, plan.namespace, plan.id.name),
         )
+        if not cursor.rowcount:
+            raise TransientError("Another sync has filled the columns that this one was filling.")
 
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
         """Write what is now so."""

@@ -227,7 +227,11 @@ class Loader:
 
     def _end_refill(self, plan: StreamPlan, started: Refill) -> None:
         with self._transaction() as cursor:
-            entry = replace(self._ledger.entry(cursor, plan), refill=None)
+            entry = self._ledger.entry(cursor, plan)
+            if entry.refill is None or entry.refill.columns != started.columns:
+                # Another sync of the stream was quicker.
+                return
+            entry = replace(entry, refill=None)
             refill.end(cursor, plan, started)
             if plan.dedup is not None and {*plan.dedup.key, plan.dedup.cursor} & started.beside.keys():
                 # What was equal may be no more, or the other way round.

@@ -228,5 +228,6 @@ def _fill(
 ) -> None:
     rows, _ = encoder.encode_stored([record for _, record in batch])
     with transaction() as cursor:
-        final.fill(cursor, plan, rows, refill.columns)
+        # First, as it tells whether the columns are still to be filled.
         remember(cursor, refill)
+        final.fill(cursor, plan, rows, refill.columns)

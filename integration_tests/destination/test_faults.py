@@ -405,6 +405,42 @@ def test_two_connections_at_once_into_one_table(destination_db, mode, internal):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "points",
+    [
+        [Point("done", "^CREATE INDEX"), Point("done", "^COMMIT", delivered=True)],
+        [Point("copy data"), Point("done", "^COMMIT", delivered=True)],
+    ],
+    ids=["before rows are filled", "before the columns take their places"],
+)
+def test_two_connections_at_once_fill_one_column(destination_db, mode, points):
+    """The first is held up until the second has done all of it."""
+    before, now = (
+        one(stream("users", {"id": "integer", "name": kind}, key=["id"]), mode) for kind in ("string", "integer")
+    )
+    sync(destination_db, before, record({"id": 1, "name": "7"}) + state(1))
+    server, held, go_on = destination_db.server, threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        held.set()
+        go_on.wait(60)
+
+    with Proxy(server.host, server.port) as proxy:
+        proxy.arm(*points, action=hold)
+        with start(destination_db, now, host=proxy.host, port=proxy.port) as running:
+            assert held.wait(30)
+            sync(destination_db, now, record({"id": 2, "name": 8}) + state(2))
+            go_on.set()
+            running.write(record({"id": 3, "name": 9}) + state(3) + status())
+            outcome = running.finish()
+    if outcome.exit_code:
+        expect_transient(outcome)
+        sync(destination_db, now, record({"id": 3, "name": 9}) + state(3))
+    assert users(destination_db) == [(1, 7), (2, 8), (3, 9)]
+    assert raw_count(destination_db) == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_many_streams_of_two_connections_do_not_wait_for_each_other_for_ever(destination_db, mode):
     """The same tables, in different orders of the catalogs and of the records."""
     names = [f"s{number}" for number in range(6)]
