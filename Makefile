@@ -26,12 +26,13 @@ MATRIX_DESTINATION := $(addprefix integration_tests/destination/,test_names.py t
 	test_modes.py)
 # The server with TLS (PyPI's have none), pgbouncer and OpenSSH in front of it; locales for the server.
 DEBIAN := postgresql pgbouncer openssh-server openssh-client libnss-wrapper openssl locales
+ENGINE := $(BIN)/python -m tools.engine
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix test-debian nightly check bench fmt spec docs clean
+.PHONY: help demo images test test-matrix test-debian test-images nightly check bench fmt spec docs clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,12 @@ test-debian: $(DEVELOP) ## Run what needs packages of Debian's (see DEBIAN), ins
 	@dpkg -s $(DEBIAN) > /dev/null 2>&1 || { \
 		apt-get update -q && apt-get install -y -q --no-install-recommends $(DEBIAN); }
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m debian $(ARGS)
+
+images: $(RUN) ## Build both images; where no Docker engine answers, in one of Debian's (ARGS="--base image").
+	@$(ENGINE) $(BIN)/python -m tools.images $(ARGS)
+
+test-images: $(DEVELOP) ## Build both images and run them against real servers.
+	@$(ENGINE) sh -c '$(BIN)/python -m tools.images && $(BIN)/python -m pytest -m images integration_tests/images $(ARGS)'
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
 	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \
@@ -92,7 +99,7 @@ docs: $(RUN) ## Regenerate the table of types in docs/types.md.
 	@$(BIN)/python tools/make_type_docs.py $(ARGS)
 
 clean: ## Remove the virtual environment and every generated file.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))
+	rm -rf .venv .engine build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))
 	find $(PROJECTS) integration_tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Some distributions ship Python without ensurepip: there the outer pip brings pip in.
