@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 SEEDS ?= 200
 NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py \
 	source/test_together.py source/test_late_tables.py source/test_open_transactions.py source/test_refreshes.py \
-	pair/test_lost_state.py pair/test_append_once.py destination/test_typing_property.py source/test_value_property.py \
+	pair/test_lost_state.py pair/test_append_once.py destination/test_evolution.py destination/test_typing_property.py source/test_value_property.py \
 	destination/test_dedup_reference.py destination/test_limits.py destination/test_fuzz.py)
 # What must hold on every version of the source's server; make test runs it on 16, 18 comes with pip.
 SERVERS := 12.22.0-beta.15 14.23.0-beta.17

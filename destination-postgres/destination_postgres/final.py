@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
-from destination_postgres import keyindex, mergesql, sqlgen, swap
+from destination_postgres import keyindex, mergesql, refillsql, sqlgen, swap
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.finalparts import FinalRows
@@ -55,7 +55,6 @@ def ensure(
 
     Raises ConfigError for a table with other columns than the stream's, or one that is not ours.
     """
-    types = _types(plan)
     _adapt(cursor, plan, target.final, former, is_emptied=False)
     dedup = plan.dedup
     if dedup is None:
@@ -66,7 +65,7 @@ def ensure(
         keyindex.drop(cursor, target.final, settled)
     keyindex.ensure(cursor, target.final, dedup)
     if target.tombstones is not None:
-        wanted = {column: types[column] for column in mergesql.tombstone_columns(dedup)}
+        wanted = {column: types(plan)[column] for column in mergesql.tombstone_columns(dedup)}
         if (settled is not None and not is_ranked) or columns_of(cursor, target.tombstones) != set(wanted):
             # What was deleted is not known by the new key, or not how late by the new cursor.
             cursor.execute(sqlgen.drop_tables([target.tombstones]))
@@ -93,7 +92,7 @@ def load(
         # Nobody else sees it, so nobody holds it up: a dump of the database locks every table that it finds. One flush
         # of the stream at a time, as another one would make a table of the same name.
         cursor.execute(sqlgen.drop_tables([plan.staging]))
-        cursor.execute(sqlgen.create_table(plan.staging, _types(plan), unlogged=True))
+        cursor.execute(sqlgen.create_table(plan.staging, types(plan), unlogged=True))
         mended = copy_in(cursor, plan.staging, rows, chunks, plan.id)
         if truncations:
             _truncate(cursor, plan, plan.dedup, target, truncations)
@@ -101,6 +100,19 @@ def load(
         keyindex.with_wide_keys(cursor, _keyed(target), plan.dedup, plan.id, work)
         cursor.execute(sqlgen.drop_tables([plan.staging]))
     return {position: rows.raw_id(row) for position, row in mended.items()}
+
+
+def fill(cursor: Cursor, plan: StreamPlan, rows: bytes, columns: Mapping[str, str]) -> None:
+    """Bring the values of some columns, and the notes on them, into the visible rows that have the raw ids of ``rows``.
+
+    ``columns``: by column of the stream, the one of the table that takes its values.
+    """
+    cursor.execute(sqlgen.drop_tables([plan.staging]))
+    cursor.execute(sqlgen.create_table(plan.staging, types(plan), unlogged=True))
+    copy_in(cursor, plan.staging, FinalRows(plan.columns), [rows], plan.id)
+    cursor.execute(_MERGE_SETTINGS)
+    _change(cursor, plan, plan.visible.final, refillsql.fill(plan.visible.final, plan.staging, columns))
+    cursor.execute(sqlgen.drop_tables([plan.staging]))
 
 
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
@@ -208,7 +220,7 @@ def _adapt(cursor: Cursor, plan: StreamPlan, table: Table, former: Collection[st
 
 def _create(cursor: Cursor, plan: StreamPlan, table: Table) -> None:
     is_inner = table == plan.aside.final
-    ensure_table(cursor, table, _types(plan), required=_REQUIRED, stream=plan.id, is_inner=is_inner)
+    ensure_table(cursor, table, types(plan), required=_REQUIRED, stream=plan.id, is_inner=is_inner)
 
 
 def _adaptation(
@@ -217,7 +229,7 @@ def _adaptation(
     return adaptation(
         cursor,
         table,
-        _types(plan),
+        types(plan),
         required=_REQUIRED,
         former=former,
         stream=plan.id,
@@ -320,5 +332,6 @@ def _null_patterns(cursor: Cursor, dedup: Dedup, table: Table) -> list[tuple[boo
     return cursor.fetchall()
 
 
-def _types(plan: StreamPlan) -> dict[str, str]:
+def types(plan: StreamPlan) -> dict[str, str]:
+    """The columns of the final table, each with its type."""
     return {**{column.name: column.kind.sql_type for column in plan.columns}, **FINAL_META_TYPES}

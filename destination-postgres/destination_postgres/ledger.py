@@ -18,6 +18,7 @@ from airbyte_pg.sql import names
 from destination_postgres import sqlgen
 from destination_postgres.naming import Recorded, TableNames
 from destination_postgres.positions import Place, place_of
+from destination_postgres.refill import Refill, refill_of
 from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan
 from destination_postgres.tables import columns_of, create_inner
@@ -52,6 +53,8 @@ _TYPES = {
     # The last change that is in the visible tables, and in those built aside (positions.py).
     "place": "character varying",
     "building_place": "character varying",
+    # The columns of the visible table that are being filled, and how far that is (refill.py).
+    "refill": "character varying",
     # Whether the completed generation's number is ours, since the catalog had none.
     "generation_made_up": "boolean",
     # The sync that opened the stream last: an earlier one that still runs must not go on with a generation.
@@ -73,6 +76,7 @@ _ENTRY = (
     "names_by_field",
     "place",
     "building_place",
+    "refill",
     "generation_made_up",
     "writer",
 )
@@ -93,7 +97,8 @@ class Entry:
     table holds of them; ``columns``: those that the stream had when they were written, as far as is known;
     ``building_dedup``, ``building_history``, ``building_columns``: the same of a generation that is built aside.
     ``names_by_field``: of all these columns, those that are not spelt like their fields.
-    ``place``, ``building_place``: how far the visible rows and those built aside have come (positions.py).
+    ``place``, ``building_place``: how far the visible rows and those built aside have come (positions.py); ``refill``:
+    the columns that are being filled.
     ``is_made_up``: the completed generation had no number in the catalog; ``writer``: the sync that opened the stream
     last. ``told``: a STATE has gone back that says how far the one that is being built is.
     """
@@ -111,6 +116,7 @@ class Entry:
     names_by_field: Mapping[str, str] = field(default_factory=dict)
     place: Place | None = None
     building_place: Place | None = None
+    refill: Refill | None = None
     is_made_up: bool = False
     writer: str | None = None
 
@@ -139,7 +145,7 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
     ``filled``: whether the visible tables have rows. Without ids, overwrite replaces and the other modes keep.
     """
     generation = plan.generation_id
-    if not plan.overwrite and not plan.minimum_generation_id:
+    if plan.is_kept:
         # Rows of a refresh that was broken off have been acknowledged: nobody will send them again.
         return Opening(generation, adopt=entry.aside)
     if generation is None:
@@ -221,7 +227,7 @@ class Ledger:
         if row is None:
             return Entry()
         complete, building, aside, history, building_history, rule, told, building_rule, *texts, made_up, writer = row
-        *texts, place, building_place = texts
+        *texts, place, building_place, refill = texts
         had, building_columns, names_by_field = (json.loads(text) if text else () for text in texts)
         return Entry(
             complete,
@@ -237,6 +243,7 @@ class Ledger:
             dict(names_by_field),
             place_of(place),
             place_of(building_place),
+            refill_of(refill),
             is_made_up=bool(made_up),
             writer=writer,
         )
@@ -275,6 +282,13 @@ class Ledger:
             (place.text, plan.namespace, plan.id.name),
         )
 
+    def refilled(self, cursor: Cursor, plan: StreamPlan, refill: Refill) -> None:
+        """Remember how far a refill is."""
+        cursor.execute(
+            sql.SQL("update {} set refill = %s where namespace = %s and name = %s").format(self._table.sql),
+            (refill.text, plan.namespace, plan.id.name),
+        )
+
     def record(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> None:
         """Write what is now so."""
         values = {
@@ -296,6 +310,7 @@ class Ledger:
             "names_by_field": json.dumps(dict(entry.names_by_field)),
             "place": entry.place and entry.place.text,
             "building_place": entry.building_place and entry.building_place.text,
+            "refill": entry.refill and entry.refill.text,
             "generation_made_up": entry.is_made_up,
             "writer": entry.writer,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,12 +15,13 @@ from psycopg2.extensions import cursor as Cursor
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.connect import connect
 from airbyte_pg.errors import ConfigError, StreamName
-from destination_postgres import final, migration, raw, sqlgen, swap
+from destination_postgres import final, migration, raw, refill, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
 from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
 from destination_postgres.naming import raw_schema_name, schema_name
 from destination_postgres.positions import Place, later
 from destination_postgres.raw_ids import RawIds
+from destination_postgres.refill import Refill
 from destination_postgres.refusals import broken_rule
 from destination_postgres.retyping import type_untyped
 from destination_postgres.rowcode import RowEncoder
@@ -69,6 +70,7 @@ class Loader:
         self._raw_schema = raw_schema_name(settings.raw_data_schema)
         self._ledger = Ledger(self._raw_schema)
         self._transaction = partial(transaction, connection, tuple(map(schema_name, settings.schema_names)))
+        self._connect_again = partial(connect, settings, application_name=APPLICATION_NAME)
         self._streams: dict[StreamName, OpenStream] = {}
         self._writer = secrets.token_hex(8)
 
@@ -82,7 +84,7 @@ class Loader:
             configured, self._settings.default_schema, self._raw_schema, recorded, self._settings.layout
         )
         for plan in plans:
-            opened = retried(partial(self._open_one, plan), creating=True)
+            opened = self._open(plan)
             self._streams[opened.plan.id] = opened
             if opened.is_untyped and plan.has_final:
                 self._type_untyped(opened)
@@ -150,12 +152,26 @@ class Loader:
             ensure_schema(cursor, self._raw_schema)
             self._ledger.ensure(cursor)
 
-    def _open_one(self, plan: StreamPlan) -> OpenStream:
+    def _open(self, plan: StreamPlan) -> OpenStream:
+        opened = retried(partial(self._open_one, plan), creating=True)
+        if isinstance(opened, OpenStream):
+            return opened
+        fitted, started = opened
+        encoder = self.encoder(OpenStream(fitted, Opening(None)), RawIds())
+        refill.run(self._connect_again, self._transaction, fitted, started, encoder, self._remember(fitted))
+        retried(partial(self._end_refill, fitted, started))
+        return self._open(plan)
+
+    def _open_one(self, plan: StreamPlan) -> OpenStream | tuple[StreamPlan, Refill]:
+        """The stream, open; or columns that are to be filled first."""
         with self._transaction() as cursor:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
-            if not plan.overwrite and not plan.minimum_generation_id:
-                plan = plan.fitted(types_of(cursor, plan.visible.final))
+            found = types_of(cursor, plan.visible.final) if plan.has_final else {}
+            if plan.is_kept:
+                plan = plan.fitted(found)
+            if (started := self._begin_refill(cursor, plan, entry, found)) is not None:
+                return plan, started
             if entry.history is None:
                 entry = self._taken_over(cursor, plan, entry)
             if plan.has_raw:
@@ -195,11 +211,35 @@ class Loader:
             self._ledger.record(cursor, plan, now)
         return OpenStream(plan, replace(opening, told=told), kept[opening.aside] == "untyped", places[opening.aside])
 
+    def _begin_refill(self, cursor: Cursor, plan: StreamPlan, entry: Entry, found: Mapping[str, str]) -> Refill | None:
+        if not plan.is_kept and entry.refill is not None:
+            refill.abandon(cursor, plan, entry.refill)
+        if not plan.is_kept or not found or (entry.refill is None and not refill.needed(plan, found)):
+            return None
+        started = refill.begin(cursor, plan, entry.refill, entry.columns, is_whole=entry.history in (None, "whole"))
+        if started is not None:
+            self._ledger.record(cursor, plan, replace(entry, refill=started))
+        return started
+
+    def _remember(self, plan: StreamPlan) -> Callable[[Cursor, Refill], None]:
+        return lambda cursor, started: self._ledger.refilled(cursor, plan, started)
+
+    def _end_refill(self, plan: StreamPlan, started: Refill) -> None:
+        with self._transaction() as cursor:
+            entry = replace(self._ledger.entry(cursor, plan), refill=None)
+            refill.end(cursor, plan, started)
+            if plan.dedup is not None and {*plan.dedup.key, plan.dedup.cursor} & started.beside.keys():
+                # What was equal may be no more, or the other way round.
+                entry = replace(entry, dedup=None)
+                cursor.execute(
+                    sqlgen.drop_tables([plan.visible.tombstones] if plan.visible.tombstones else plan.forgotten)
+                )
+            self._ledger.record(cursor, plan, entry)
+
     def _taken_over(self, cursor: Cursor, plan: StreamPlan, entry: Entry) -> Entry:
         """``entry``, of a stream that is new to the ledger, with what earlier versions have left of it."""
         table = plan.visible.raw
-        is_kept = not plan.overwrite and not plan.minimum_generation_id
-        old = migration.of_version_1(cursor, plan) if is_kept and not columns_of(cursor, table) else None
+        old = migration.of_version_1(cursor, plan) if plan.is_kept and not columns_of(cursor, table) else None
         if old is not None:
             _log.info("takes over the rows of version 1: stream=%s table=%s", plan.label, old)
             raw.ensure(cursor, table, plan.id)
@@ -210,8 +250,7 @@ class Loader:
 
     def _type_untyped(self, opened: OpenStream) -> None:
         plan = opened.plan
-        connect_again = partial(connect, self._settings, application_name=APPLICATION_NAME)
-        type_untyped(connect_again, self._transaction, plan, opened.target, self.encoder(opened, RawIds()))
+        type_untyped(self._connect_again, self._transaction, plan, opened.target, self.encoder(opened, RawIds()))
         with self._transaction() as cursor:
             entry = self._ledger.entry(cursor, plan)
             # Nothing says that syncs without final tables have kept all rows.

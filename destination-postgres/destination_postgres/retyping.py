@@ -16,10 +16,9 @@ from msgspec import Raw
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from destination_postgres import final, sqlgen
+from destination_postgres import final, refillsql, sqlgen
 from destination_postgres.exact import NULL
 from destination_postgres.rowcode import RowEncoder, StoredRecord
-from destination_postgres.sqlgen import Table
 from destination_postgres.streams import StreamPlan, Target
 from destination_postgres.tables import deleting
 from destination_postgres.transactions import retried, trial
@@ -30,7 +29,7 @@ _BATCH_BYTES = 16 << 20
 _BATCH_ROWS = 100_000
 
 _log = logging.getLogger(__name__)
-_Stored = tuple[str, StoredRecord]
+Stored = tuple[str, StoredRecord]
 _Transaction = Callable[[], AbstractContextManager[Cursor]]
 _Item = TypeVar("_Item")
 
@@ -46,14 +45,15 @@ def type_untyped(
     marks = plan.dedup is not None and plan.dedup.deleted_at is not None and target.tombstones is not None
     with closing(connect()) as reading, trial(reading) as cursor:
         count = 0
-        for batch in _batches(_stored(cursor, target.raw, plan, marks=marks)):
+        cursor.execute(sqlgen.declare_untyped("raw_rows", target.raw, refillsql.STORED, with_deletions=marks))
+        for batch in batches(stored(cursor, "raw_rows", plan)):
             retried(lambda batch=batch: _bring_in(transaction, plan, target, encoder, batch))  # type: ignore[misc]
             count += len(batch)
             _log.info("typed rows of the raw table: stream=%s rows=%d", plan.label, count)
 
 
 def _bring_in(
-    transaction: _Transaction, plan: StreamPlan, target: Target, encoder: RowEncoder, batch: Sequence[_Stored]
+    transaction: _Transaction, plan: StreamPlan, target: Target, encoder: RowEncoder, batch: Sequence[Stored]
 ) -> None:
     records = [record for _, record in batch]
     rows, truncations = encoder.encode_stored(records)
@@ -63,12 +63,11 @@ def _bring_in(
             cursor.execute(sqlgen.mark_typed(target.raw), ([place for place, _ in batch],))
 
 
-def _stored(cursor: Cursor, raw: Table, plan: StreamPlan, *, marks: bool) -> Iterator[_Stored]:
-    """The rows, each with its place in the table, as they lie there."""
-    cursor.execute(sqlgen.declare_untyped("raw_rows", raw, with_deletions=marks))
+def stored(cursor: Cursor, declared: str, plan: StreamPlan) -> Iterator[Stored]:
+    """The raw rows of a cursor that was declared over them, each with its place in the table."""
     fetch = 100
     while True:
-        cursor.execute(sqlgen.fetch("raw_rows", fetch))
+        cursor.execute(sqlgen.fetch(declared, fetch))
         rows = cursor.fetchall()
         size = 0
         for place, raw_id, extracted_at, generation, data, meta, sync_id in rows:
@@ -90,8 +89,9 @@ def _stored(cursor: Cursor, raw: Table, plan: StreamPlan, *, marks: bool) -> Ite
         fetch = max(1, min(5000, fetch * _FETCH_BYTES // max(size, 1)))
 
 
-def _batches(rows: Iterator[_Stored]) -> Iterator[list[_Stored]]:
-    batch: list[_Stored] = []
+def batches(rows: Iterator[Stored]) -> Iterator[list[Stored]]:
+    """The rows in parts that fit memory, each as many as one transaction takes."""
+    batch: list[Stored] = []
     size = 0
     for row in rows:
         batch.append(row)

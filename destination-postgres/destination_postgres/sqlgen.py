@@ -75,6 +75,11 @@ def comment(table: Table, column: str, text: str) -> sql.Composed:
     )
 
 
+def rename_column(table: Table, column: str, to: str) -> sql.Composed:
+    """ALTER TABLE RENAME COLUMN."""
+    return sql.SQL("alter table {} rename column {} to {}").format(table.sql, name(column), name(to))
+
+
 def change_schema(table: Table, schema: str) -> sql.Composed:
     """ALTER TABLE SET SCHEMA; indexes go with it."""
     return sql.SQL("alter table {} set schema {}").format(table.sql, name(schema))
@@ -180,19 +185,15 @@ def has_untyped(raw: Table) -> sql.Composed:
     return sql.SQL("select exists (select from {} where _airbyte_loaded_at is null)").format(raw.sql)
 
 
-def declare_untyped(cursor_name: str, raw: Table, *, with_deletions: bool) -> sql.Composed:
-    """DECLARE of a cursor over the rows of the raw table that are in no final table, as they lie there.
+def declare_untyped(cursor_name: str, raw: Table, columns: sql.Composable, *, with_deletions: bool) -> sql.Composed:
+    """DECLARE of a cursor over ``columns`` of the rows of the raw table that are in no final table, as they lie there.
 
     ``with_deletions``: also over the deletions of a CDC source that have been typed.
     """
     deletions = sql.SQL(" or _airbyte_data ->> '_ab_cdc_deleted_at' is not null" if with_deletions else "")
-    return sql.SQL(
-        "declare {} no scroll cursor for select ctid::text, _airbyte_raw_id, _airbyte_extracted_at::text,"
-        " _airbyte_generation_id, _airbyte_data::text,"
-        " case when jsonb_typeof(_airbyte_meta -> 'changes') = 'array' and _airbyte_meta -> 'changes' <> '[]'"
-        " then jsonb_build_object('changes', _airbyte_meta -> 'changes')::text end, (_airbyte_meta -> 'sync_id')::text"
-        " from {} where _airbyte_loaded_at is null{}"
-    ).format(name(cursor_name), raw.sql, deletions)
+    return sql.SQL("declare {} no scroll cursor for select {} from {} where _airbyte_loaded_at is null{}").format(
+        name(cursor_name), columns, raw.sql, deletions
+    )
 
 
 def fetch(cursor_name: str, count: int) -> sql.Composed:

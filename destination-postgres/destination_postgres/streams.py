@@ -91,6 +91,11 @@ class StreamPlan:
         """Whether there are a final table and what belongs to it."""
         return not self.layout.raw_only
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the rows that are there stay."""
+        return not self.overwrite and not self.minimum_generation_id
+
     def under(self, dedup: Dedup) -> StreamPlan:
         """The same, but deduplicated, with the tombstones that an earlier sync under that rule has left."""
         visible, aside = self.forgotten

@@ -142,11 +142,7 @@ def adaptation(
     going = [*unlike, *surplus]
     dependents = _dependents(cursor, oid, going, kept=set(unlike) - set(limited)) if going else []
     if dependents and not cascade:
-        raise ConfigError(
-            f"Columns of {table} must be made anew or removed, and other objects depend on them: {_shown(dependents)}.",
-            remedy="Drop those objects, or let the connector do so (drop_cascade).",
-            stream=stream,
-        )
+        raise _depended_on(table, dependents, stream)
     widened = [column for column in limited if column not in {of for _, of in dependents}]
     made_anew = [column for column in unlike if column not in widened]
     not_null = set(required) if is_emptied else set()
@@ -315,6 +311,29 @@ def _dependents(cursor: Cursor, oid: int, columns: Sequence[str], kept: Collecti
     found = cursor.fetchall()
     cursor.execute("select set_config('search_path', %s, true)", (path,))
     return found
+
+
+def expect_no_dependents(
+    cursor: Cursor, table: Table, columns: Collection[str], stream: StreamName, *, kept: Collection[str]
+) -> None:
+    """Raise ConfigError, naming them, if objects depend on columns of ``table`` that go; ``kept``: see _dependents."""
+    oid = _table_oid(cursor, table, stream)
+    if oid is not None and columns and (found := _dependents(cursor, oid, list(columns), kept=kept)):
+        raise _depended_on(table, found, stream)
+
+
+def comments(cursor: Cursor, table: Table, columns: Collection[str], stream: StreamName) -> list[tuple[str, str]]:
+    """The comments on columns."""
+    cursor.execute(_COLUMN_COMMENTS, (_table_oid(cursor, table, stream), list(columns)))
+    return cursor.fetchall()
+
+
+def _depended_on(table: Table, dependents: Sequence[tuple[str, str]], stream: StreamName) -> ConfigError:
+    return ConfigError(
+        f"Columns of {table} must be made anew or removed, and other objects depend on them: {_shown(dependents)}.",
+        remedy="Drop those objects, or let the connector do so (drop_cascade).",
+        stream=stream,
+    )
 
 
 def _shown(dependents: Sequence[tuple[str, str]]) -> str:

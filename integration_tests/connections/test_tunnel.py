@@ -73,7 +73,7 @@ def test_all_connections_of_a_sync_go_through_the_tunnel(source_db, bastion, tra
         "snapshot_part_pages": 7,
         "heartbeat_action_query": "select pg_logical_emit_message(true, 'heartbeat', '')",
     }
-    config = source_db.config(tunnel_method=bastion.tunnel())
+    config = source_db.config(tunnel_method=bastion.tunnel(), host=bastion.inner_host)
     before = logins(bastion)
     first = read(config, source_db, **method)
     assert len(first.records("t")) == 5000
@@ -86,12 +86,13 @@ def test_all_connections_of_a_sync_go_through_the_tunnel(source_db, bastion, tra
 
 
 def test_the_destination_writes_through_the_tunnel(destination_db, bastion):
-    write(destination_db.config(tunnel_method=bastion.tunnel()), destination_db)
+    write(destination_db.config(tunnel_method=bastion.tunnel(), host=bastion.inner_host), destination_db)
 
 
 def test_tls_within_the_tunnel_is_with_the_database_s_own_name(tls_server, tls_db, bastion):
     tunnel = {"tunnel_method": bastion.tunnel()}
-    config = {**tls_server.config(tls_db, "verify-full"), **tunnel}
+    # A name that nobody here knows.
+    config = {**tls_server.config(tls_db, "verify-full"), **tunnel, "host": bastion.inner_host}
     tls_db.execute("create table t (id int primary key); insert into t values (1)")
     seen = len(tls_server.cluster.log)
     read(config, tls_db)

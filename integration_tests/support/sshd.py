@@ -23,6 +23,7 @@ from integration_tests.support.pgserver import wait_until
 
 _HOST = "127.0.0.1"
 _START_S = 20.0
+_LENT = ("passwd", "group", "shadow", "hosts")
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 
@@ -34,6 +35,8 @@ class Bastion:
 
     host = _HOST
     user = "traveller"
+    # What it alone calls the loopback address.
+    inner_host = "db.internal.example"
 
     def __init__(self) -> None:
         self.password = f"it's \\ \"{secrets.token_urlsafe(8)} ü"
@@ -95,7 +98,7 @@ class Bastion:
                 env={
                     "PATH": os.environ.get("PATH", os.defpath),
                     "LD_PRELOAD": "libnss_wrapper.so",
-                    **{f"NSS_WRAPPER_{name.upper()}": str(self._home / name) for name in ("passwd", "group", "shadow")},
+                    **{f"NSS_WRAPPER_{name.upper()}": str(self._home / name) for name in _LENT},
                 },
                 start_new_session=True,
             )
@@ -159,6 +162,7 @@ class Bastion:
             "passwd": f"root:x:0:0::/root:/bin/sh\nsshd:x:74:74::/run/sshd:/bin/false\n"
             f"{self.user}:x:{uid}:{gid}::/nonexistent:/bin/false\n",
             "group": f"root:x:0:\nsshd:x:74:\nusers:x:{gid}:\n",
+            "hosts": f"{_HOST} {self.inner_host}\n",
             "shadow": f"{self.user}:{hashed}:19000:0:99999:7:::\n",
         }
         for name, text in accounts.items():

@@ -17,9 +17,11 @@ from integration_tests.support.binaries import debian, open_directory, owner
 from integration_tests.support.certificates import Authority, Signed
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, wait_until
+from integration_tests.support.sshd import Bastion
 
-# For the certificate: the host that the server is known by.
+# The hosts that the server's certificate is for: the one that it is known by here, and behind a bastion.
 NAME = "localhost"
+_NAMES = (NAME, Bastion.inner_host)
 # The tests' own user comes in anyhow; the others only as they are called.
 _HBA = """
 host      all  postgres     127.0.0.1/32  scram-sha-256
@@ -31,14 +33,13 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class TlsServer:
-    """The server until the ``with`` block ends. ``authority`` has signed its certificate, for ``localhost`` alone, and
-    signs those of clients."""
+    """The server until the ``with`` block ends. ``authority`` signed its certificate, and signs those of clients."""
 
     def __init__(self) -> None:
         self.authority = Authority()
         self.password = 'it\'s \\ "odd" & ü'
         self._home = open_directory("tls-server-")
-        self._good = self.authority.sign("the server", NAME)
+        self._good = self.authority.sign("the server", *_NAMES)
         self.cluster = Cluster(
             debian(),
             settings={

@@ -32,7 +32,7 @@ _SIGNED_BY = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 
 @dataclass(frozen=True)
 class Pins:
-    """The host keys that are accepted: fingerprints, and the types of keys where they are known."""
+    """The host keys that are accepted: fingerprints, and the types of keys where all of them are known."""
 
     fingerprints: frozenset[str]
     types: frozenset[str]
@@ -40,8 +40,8 @@ class Pins:
 
 def pins(given: str) -> Pins:
     """The keys and fingerprints in ``given``: lines of known_hosts, public keys, ``SHA256:…``. Raises ConfigError."""
-    fingerprints = {f"SHA256:{found}" for found in _FINGERPRINT.findall(given)}
-    types = set()
+    bare = {f"SHA256:{found}" for found in _FINGERPRINT.findall(given)}
+    fingerprints, types = set(bare), set()
     for kind, encoded in _PUBLIC_KEY.findall(given):
         try:
             fingerprints.add(fingerprint(base64.b64decode(encoded, validate=True)))
@@ -53,8 +53,7 @@ def pins(given: str) -> Pins:
             "tunnel_host_key is neither a public key nor a fingerprint.",
             remedy="Give a line of `ssh-keyscan`, or SHA256:… as `ssh-keygen -l` prints it.",
         )
-    has_bare = len(fingerprints) > len(types)
-    return Pins(frozenset(fingerprints), frozenset() if has_bare else frozenset(types))
+    return Pins(frozenset(fingerprints), frozenset() if bare else frozenset(types))
 
 
 def fingerprint(key: bytes) -> str:
