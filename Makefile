@@ -29,6 +29,8 @@ DEBIAN := postgresql pgbouncer openssh-server openssh-client libnss-wrapper open
 ENGINE := $(BIN)/python -m tools.engine
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
+# A client nobody here wrote, with a hundred packages of its own: apart from what we need.
+PYAIRBYTE := .venv/pyairbyte/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,7 +42,7 @@ help: ## Print this list.
 demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them up to look around).
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
 
-test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
+test: $(DEVELOP) $(PYAIRBYTE) ## Run every test on real servers (ARGS="-k name" passes through).
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14 and 18, destinations on 10 (by npm).
@@ -65,7 +67,7 @@ test-debian: $(DEVELOP) ## Run what needs packages of Debian's (see DEBIAN), ins
 images: $(RUN) ## Build both images; where no Docker engine answers, in one of Debian's (ARGS="--base image").
 	@$(ENGINE) $(BIN)/python -m tools.images $(ARGS)
 
-test-images: $(DEVELOP) ## Build both images and run them against real servers.
+test-images: $(DEVELOP) $(PYAIRBYTE) ## Build both images and run them against real servers.
 	@$(ENGINE) sh -c '$(BIN)/python -m tools.images && $(BIN)/python -m pytest -m images integration_tests/images $(ARGS)'
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
@@ -119,4 +121,10 @@ $(RUN): $(BIN)/python $(addsuffix /pyproject.toml,$(PROJECTS)) requirements-demo
 $(DEVELOP): $(RUN) requirements-dev.txt
 	@echo "Installing the test and lint tools into .venv (once)"
 	@$(PIP) install --requirement requirements-dev.txt
+	@touch $@
+
+$(PYAIRBYTE): $(DEVELOP) requirements-pyairbyte.txt
+	@echo "Installing PyAirbyte into .venv/pyairbyte (once)"
+	@$(BIN)/python -m venv --without-pip --clear .venv/pyairbyte
+	@$(PIP) --python .venv/pyairbyte/bin/python install --requirement requirements-pyairbyte.txt
 	@touch $@
