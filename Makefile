@@ -26,6 +26,7 @@ MATRIX_DESTINATION := $(addprefix integration_tests/destination/,test_names.py t
 	test_modes.py)
 # The server with TLS (PyPI's have none), pgbouncer and OpenSSH in front of it; locales for the server.
 DEBIAN := postgresql pgbouncer openssh-server openssh-client libnss-wrapper openssl locales
+IMAGES := $(addprefix integration_tests/,images suites)
 ENGINE := $(BIN)/python -m tools.engine
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
@@ -68,7 +69,7 @@ images: $(RUN) ## Build both images; where no Docker engine answers, in one of D
 	@$(ENGINE) $(BIN)/python -m tools.images $(ARGS)
 
 test-images: $(DEVELOP) $(PYAIRBYTE) ## Build both images and run them against real servers.
-	@$(ENGINE) sh -c '$(BIN)/python -m tools.images && $(BIN)/python -m pytest -m images integration_tests/images $(ARGS)'
+	@$(ENGINE) sh -c '$(BIN)/python -m tools.images && $(BIN)/python -m pytest -m "images or image_tests" $(IMAGES) $(ARGS)'
 
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
 	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \
@@ -83,6 +84,8 @@ check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/make_spec.py --check
 	@$(BIN)/python tools/make_type_docs.py --check
+	@$(BIN)/python -m tools.make_error_docs --check
+	@$(BIN)/python -m tools.check_versions
 	@$(BIN)/mypy $(PACKAGES)
 	@$(BIN)/mypy integration_tests $(if $(wildcard tools/*.py),tools)
 	@for tests in $(wildcard $(addsuffix /unit_tests,$(PROJECTS))); do $(BIN)/mypy $$tests || exit 1; done
@@ -97,8 +100,9 @@ fmt: $(DEVELOP) ## Format the code and fix what can be fixed.
 spec: $(RUN) ## Regenerate the connectors' spec.json.
 	@$(BIN)/python tools/make_spec.py $(ARGS)
 
-docs: $(RUN) ## Regenerate the table of types in docs/types.md.
+docs: $(RUN) ## Regenerate the tables in docs/types.md and docs/errors.md.
 	@$(BIN)/python tools/make_type_docs.py $(ARGS)
+	@$(BIN)/python -m tools.make_error_docs $(ARGS)
 
 clean: ## Remove the virtual environment and every generated file.
 	rm -rf .venv .engine build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))
