@@ -26,12 +26,16 @@ MATRIX_DESTINATION := $(addprefix integration_tests/destination/,test_names.py t
 	test_modes.py)
 # The server with TLS (PyPI's have none), pgbouncer and OpenSSH in front of it; locales for the server.
 DEBIAN := postgresql pgbouncer openssh-server openssh-client libnss-wrapper openssl locales
+IMAGES := $(addprefix integration_tests/,images suites)
+ENGINE := $(BIN)/python -m tools.engine
 RUN := .venv/.installed-to-run
 DEVELOP := .venv/.installed-to-develop
+# A client nobody here wrote, with a hundred packages of its own: apart from what we need.
+PYAIRBYTE := .venv/pyairbyte/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix test-debian nightly check bench fmt spec docs clean
+.PHONY: help demo images test test-matrix test-debian test-images nightly check bench fmt spec docs clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +43,7 @@ help: ## Print this list.
 demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them up to look around).
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
 
-test: $(DEVELOP) ## Run every test on real servers (ARGS="-k name" passes through).
+test: $(DEVELOP) $(PYAIRBYTE) ## Run every test on real servers (ARGS="-k name" passes through).
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14 and 18, destinations on 10 (by npm).
@@ -61,6 +65,12 @@ test-debian: $(DEVELOP) ## Run what needs packages of Debian's (see DEBIAN), ins
 		apt-get update -q && apt-get install -y -q --no-install-recommends $(DEBIAN); }
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m debian $(ARGS)
 
+images: $(RUN) ## Build both images; where no Docker engine answers, in one of Debian's (ARGS="--base image").
+	@$(ENGINE) $(BIN)/python -m tools.images $(ARGS)
+
+test-images: $(DEVELOP) $(PYAIRBYTE) ## Build both images and run them against real servers.
+	@$(ENGINE) sh -c '$(BIN)/python -m tools.images && $(BIN)/python -m pytest -m "images or image_tests" $(IMAGES) $(ARGS)'
+
 nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 and NIGHTLY_BINS="dir ...".
 	@failed=; for server in 16 18 $(PG_TEST_BIN) $(NIGHTLY_BINS); do \
 		case $$server in */*) given=PG_TEST_BIN;; *) given=PG_TEST_SOURCE_MAJOR;; esac; \
@@ -74,6 +84,8 @@ check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/make_spec.py --check
 	@$(BIN)/python tools/make_type_docs.py --check
+	@$(BIN)/python -m tools.make_error_docs --check
+	@$(BIN)/python -m tools.check_versions
 	@$(BIN)/mypy $(PACKAGES)
 	@$(BIN)/mypy integration_tests $(if $(wildcard tools/*.py),tools)
 	@for tests in $(wildcard $(addsuffix /unit_tests,$(PROJECTS))); do $(BIN)/mypy $$tests || exit 1; done
@@ -88,11 +100,12 @@ fmt: $(DEVELOP) ## Format the code and fix what can be fixed.
 spec: $(RUN) ## Regenerate the connectors' spec.json.
 	@$(BIN)/python tools/make_spec.py $(ARGS)
 
-docs: $(RUN) ## Regenerate the table of types in docs/types.md.
+docs: $(RUN) ## Regenerate the tables in docs/types.md and docs/errors.md.
 	@$(BIN)/python tools/make_type_docs.py $(ARGS)
+	@$(BIN)/python -m tools.make_error_docs $(ARGS)
 
 clean: ## Remove the virtual environment and every generated file.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))
+	rm -rf .venv .engine build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(addsuffix /*.egg-info,$(PROJECTS)) $(addsuffix /build,$(PROJECTS))
 	find $(PROJECTS) integration_tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Some distributions ship Python without ensurepip: there the outer pip brings pip in.
@@ -112,4 +125,10 @@ $(RUN): $(BIN)/python $(addsuffix /pyproject.toml,$(PROJECTS)) requirements-demo
 $(DEVELOP): $(RUN) requirements-dev.txt
 	@echo "Installing the test and lint tools into .venv (once)"
 	@$(PIP) install --requirement requirements-dev.txt
+	@touch $@
+
+$(PYAIRBYTE): $(DEVELOP) requirements-pyairbyte.txt
+	@echo "Installing PyAirbyte into .venv/pyairbyte (once)"
+	@$(BIN)/python -m venv --without-pip --clear .venv/pyairbyte
+	@$(PIP) --python .venv/pyairbyte/bin/python install --requirement requirements-pyairbyte.txt
 	@touch $@

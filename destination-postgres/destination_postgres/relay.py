@@ -12,6 +12,7 @@ from msgspec import Raw
 from airbyte_pg.errors import ConnectorError, StreamName, SystemFault, TransientError
 from destination_postgres.inbox import Message
 from destination_postgres.jsontext import INVALID
+from destination_postgres.streams import meant
 
 _LEVELS = {"FATAL": logging.CRITICAL, "ERROR": logging.ERROR, "WARN": logging.WARNING}
 _TERMINAL = frozenset({"COMPLETE", "INCOMPLETE"})
@@ -116,9 +117,10 @@ class Relay:
             raise SystemFault("The input has a stream's status that is not valid.") from None
         if status.status not in _TERMINAL:
             return
-        stream = StreamName(status.stream_descriptor.namespace, status.stream_descriptor.name)
-        if stream not in self._streams:
-            raise SystemFault("The input has the status of a stream that is not in the catalog.", stream=stream)
+        given = StreamName(status.stream_descriptor.namespace, status.stream_descriptor.name)
+        stream = meant(given, self._streams)
+        if stream is None:
+            raise SystemFault("The input has the status of a stream that is not in the catalog.", stream=given)
         if self._statuses.setdefault(stream, status.status) != status.status:
             raise SystemFault("The input has two different last statuses of one stream.", stream=stream)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from airbyte_pg.catalog import ConfiguredStream
@@ -132,6 +132,17 @@ class StreamPlan:
     def final_columns(self) -> list[str]:
         """The columns of the final table in the order in which rows are written."""
         return [*(column.name for column in self.columns), *naming.META_COLUMNS]
+
+
+def meant(stream: StreamName, streams: Collection[StreamName]) -> StreamName | None:
+    """The one of ``streams`` that is called ``stream``. Without a namespace it is the only one of its name.
+
+    PyAirbyte leaves the namespace out of what it sends from its cache.
+    """
+    if stream in streams:
+        return stream
+    same = [each for each in streams if stream.namespace is None and each.name == stream.name]
+    return same[0] if len(same) == 1 else None
 
 
 def plan_streams(

@@ -25,6 +25,7 @@ from destination_postgres.inbox import Inbox, Line, Message, Record, TruncatedIn
 from destination_postgres.positions import Place, Progress, epoch_of
 from destination_postgres.relay import Relay
 from destination_postgres.rowcode import RowEncoder
+from destination_postgres.streams import meant
 
 _log = logging.getLogger(__name__)
 
@@ -136,13 +137,12 @@ class Writer:
         now_s = time.monotonic()
         loaded_ms = now_ms()
         for (namespace, name), records in groups.items():
-            stream = StreamName(namespace, name)
-            encoder = self._encoders.get(stream)
-            if encoder is None:
+            stream = meant(StreamName(namespace, name), self._encoders)
+            if stream is None:
                 raise ConfigError(
                     "The input has a record of a stream that is not in the catalog.",
                     remedy="Give the destination the catalog that the source was given.",
-                    stream=stream,
+                    stream=StreamName(namespace, name),
                 )
             self._relay.expect_records(stream)
             self._counts.add(stream, len(records))
@@ -152,7 +152,7 @@ class Writer:
                 new, place = progress.take(records, self._epoch)
                 self._known += len(records) - len(new)
             if new:
-                self._batch.add(stream, encoder.encode(new, loaded_ms), now_s, place)
+                self._batch.add(stream, self._encoders[stream].encode(new, loaded_ms), now_s, place)
 
     def _take_line(self, line: Line) -> None:
         if line.message.type != "STATE":

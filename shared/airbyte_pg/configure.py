@@ -12,18 +12,19 @@ from airbyte_pg.generations import Generations
 Json = dict[str, Any]
 
 
-def configure(catalog: bytes, generations: Generations) -> Json:
+def configure(catalog: bytes, generations: Generations | None) -> Json:
     """The ConfiguredAirbyteCatalog for ``catalog``: a CATALOG line (others around it are skipped), an
     AirbyteCatalog, or a configured catalog, which is taken as it is.
 
     A stream with a key that can be read incrementally becomes incremental | append_dedup, any other full_refresh |
-    overwrite. Ids that are null come from ``generations``. Raises ConfigError.
+    overwrite. Ids that are null come from ``generations``; without them they stay null. Raises ConfigError.
     """
     streams = [_configured(stream) for stream in _streams(catalog)]
     if not streams:
         raise ConfigError("The catalog has no streams.", remedy="Check the source's schemas, tables and privileges.")
-    for stream in streams:
-        _number(stream, generations)
+    if generations is not None:
+        for stream in streams:
+            _number(stream, generations)
     return {"streams": streams}
 
 

@@ -8,8 +8,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import orjson
+
+from airbyte_pg.configure import configure
+from airbyte_pg.containers import REPOSITORY
 from airbyte_pg.errors import ConfigError, ConnectorError
 from airbyte_pg.sync import Plan, sync
 
@@ -26,14 +31,18 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the command in ``argv`` and return the exit code: the sync's, 1 for our own error, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.command == "configure":
+            sys.stdout.buffer.write(orjson.dumps(configure(sys.stdin.buffer.read(), None)) + b"\n")
+            return 0
         plan = Plan(
-            source=_command("--source", arguments.source, _SOURCE),
-            destination=_command("--destination", arguments.destination, _DESTINATION),
+            source=_called("--source", arguments.source, _SOURCE, docker=arguments.docker),
+            destination=_called("--destination", arguments.destination, _DESTINATION, docker=arguments.docker),
             source_config=arguments.source_config,
             destination_config=arguments.destination_config,
             catalog=arguments.catalog,
             state=arguments.state,
             log_level=arguments.log_level,
+            docker=arguments.docker,
         )
         return sync(plan)
     except ConnectorError as error:
@@ -43,7 +52,13 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airbyte-pg", description="Run Airbyte connectors without an orchestrator.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands.add_parser(
+        "configure",
+        help="make a configured catalog of what `discover` printed",
+        description="What `discover` printed on stdin, a configured catalog on stdout, as `sync` makes one without "
+        "--catalog.",
+    )
     command = commands.add_parser("sync", help="move data from a source to a destination, once")
     files = {
         "--source-config": "the source's configuration",
@@ -59,8 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         help="what `discover` printed, or a configured catalog; without it everything that `discover` finds is moved: "
         "incremental, deduplicated where there is a key, else replaced as a whole",
     )
+    command.add_argument("--docker", action="store_true", help="run the connectors' images, by `docker run`")
     for option, default in (("--source", _SOURCE), ("--destination", _DESTINATION)):
-        command.add_argument(option, metavar="COMMAND", help=f"the command that runs the {option[2:]} ({default})")
+        text = f"the command that runs the {option[2:]} ({default}), or its image ({_image(default)})"
+        command.add_argument(option, metavar="COMMAND", help=text)
     level = command.add_mutually_exclusive_group()
     level.add_argument(
         "--verbose", action="store_const", dest="log_level", const=logging.INFO, help="show INFO messages"
@@ -72,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(option: str, given: str | None, default: str) -> list[str]:
+def _called(option: str, given: str | None, default: str, *, docker: bool) -> list[str]:
+    if docker:
+        return [given or _image(default)]
     if given:
         return shlex.split(given)
     # The one that was installed with us, whether or not its virtual environment is active.
@@ -81,3 +100,8 @@ def _command(option: str, given: str | None, default: str) -> list[str]:
     if found is None:
         raise ConfigError(f"The command {default} is not installed.", remedy=f"Install it, or name one with {option}.")
     return [found]
+
+
+def _image(connector: str) -> str:
+    # The runner and the connectors are released together, under one version.
+    return f"{REPOSITORY}/{connector}:{version('airbyte-pg')}"

@@ -10,14 +10,15 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import orjson
 
+from airbyte_pg import containers
 from airbyte_pg.configure import configure, refreshable
 from airbyte_pg.errors import POSITIONS, REFRESHES, ConfigError, RefreshNeeded
 from airbyte_pg.generations import Generations
@@ -35,8 +36,8 @@ _LEVELS = {"FATAL": logging.CRITICAL, "ERROR": logging.ERROR, "WARN": logging.WA
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. The commands are argument lists without the connector's own arguments; ``log_level`` is the least
-    that is shown, as a number of ``logging``."""
+    """What to run. The commands are argument lists without the connector's own arguments, or, with ``docker``, one
+    image each; ``log_level`` is the least that is shown, as a number of ``logging``."""
 
     source: list[str]
     destination: list[str]
@@ -45,6 +46,7 @@ class Plan:
     state: Path
     catalog: Path | None = None
     log_level: int = logging.WARNING
+    docker: bool = False
 
 
 class _Counts(msgspec.Struct):
@@ -87,7 +89,13 @@ def sync(plan: Plan) -> int:
 
     Raises ConnectorError for what is wrong before, between and after them (files, state, catalog).
     """
-    with _locked(plan.state), tempfile.TemporaryDirectory(prefix="airbyte-pg-") as folder, Processes() as processes:
+    names = [containers.name_of(plan.state, side) for side in ("source", "destination")]
+    with (
+        _locked(plan.state),
+        tempfile.TemporaryDirectory(prefix="airbyte-pg-") as folder,
+        containers.none_left(names) if plan.docker else nullcontext(),
+        Processes() as processes,
+    ):
         run = _Sync(plan, processes, Path(folder))
         code = run.run()
         return code if processes.stopped_by is None else 128 + processes.stopped_by
@@ -119,7 +127,7 @@ class _Sync:
 
     def _discover(self) -> tuple[int, bytes]:
         """The exit code of the source's ``discover`` and what it printed."""
-        command = [*self._plan.source, "discover", "--config", str(self._plan.source_config), *self._debug]
+        command = self._called("source", "discover", "--config", str(self._plan.source_config), *self._debug)
         child = self._processes.start(command, stdout=-1)
         found: list[bytes] = []
         for lines in self._processes.lines(child):
@@ -136,9 +144,9 @@ class _Sync:
         file = self._folder / "catalog.json"
         file.write_bytes(orjson.dumps(configured))
         refreshed = refreshable(configured, self._generations) if may_refresh else []
-        source, destination = self._commands(file)
-        self._progress.start()
         asked = {**({REFRESHES: "1"} if refreshed else {}), **({POSITIONS: "1"} if has_positions else {})}
+        source, destination = self._commands(file, asked)
+        self._progress.start()
         sender, receiver = self._processes.start_joined(source, destination, asked)
         for lines in self._processes.lines(receiver):
             if sum(self._take(line) == "STATE" for line in lines):
@@ -155,13 +163,20 @@ class _Sync:
             return self._move(catalog, may_refresh=False)
         return self._judge(sender, receiver)
 
-    def _commands(self, catalog: Path) -> tuple[list[str], list[str]]:
+    def _commands(self, catalog: Path, environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
         plan = self._plan
         shared = ["--catalog", str(catalog), *self._debug]
-        source = [*plan.source, "read", "--config", str(plan.source_config), *shared]
+        reading = ["read", "--config", str(plan.source_config), *shared]
         if not self._states.is_empty:
-            source += ["--state", str(plan.state)]
-        return source, [*plan.destination, "write", "--config", str(plan.destination_config), *shared]
+            reading += ["--state", str(plan.state)]
+        writing = ["write", "--config", str(plan.destination_config), *shared]
+        return self._called("source", *reading, environment=environment), self._called("destination", *writing)
+
+    def _called(self, side: str, *arguments: str, environment: Mapping[str, str] | None = None) -> list[str]:
+        called = self._plan.source if side == "source" else self._plan.destination
+        if not self._plan.docker:
+            return [*called, *arguments]
+        return containers.command(called[0], containers.name_of(self._plan.state, side), arguments, environment or {})
 
     @property
     def _debug(self) -> list[str]:

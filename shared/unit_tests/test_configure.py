@@ -118,3 +118,9 @@ def test_only_streams_with_generations_of_ours_can_be_refreshed(state: Path):
     given = {"streams": [{"stream": KEYED, "sync_mode": "incremental", "generation_id": 5}]}
     generations = Generations.beside(state)
     assert refreshable(configure(json.dumps(given).encode(), generations), generations) == []
+
+
+def test_without_generations_the_ids_stay_null():
+    (stream,) = configure(json.dumps({"streams": [KEYED]}).encode(), None)["streams"]
+    assert stream["destination_sync_mode"] == "append_dedup"
+    assert "generation_id" not in stream
