@@ -33,6 +33,9 @@ DEVELOP := .venv/.installed-to-develop
 # A client nobody here wrote, with a hundred packages of its own: apart from what we need.
 PYAIRBYTE := .venv/pyairbyte/.installed
 
+# Tests start thousands of processes: each would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo images test test-matrix test-debian test-images nightly check bench fmt spec docs clean
