@@ -47,7 +47,7 @@ demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them 
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(DEVELOP) $(PYAIRBYTE) ## Run every test on real servers (ARGS="-k name" passes through).
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 test-matrix: $(DEVELOP) ## Run what depends on the server's version on 12, 14 and 18, destinations on 10 (by npm).
 	@$(BIN)/python tools/fetch_server.py .servers $(SERVERS) $(OLDEST_DESTINATION)

@@ -224,5 +224,6 @@ def counted(lines: bytes) -> int:
     for line in lines.split(b"\n"):
         text = line.strip().removeprefix(b"\xef\xbb\xbf")
         if text.startswith(b"{"):
-            count += json.loads(text.decode(errors="surrogatepass"))["type"] == "RECORD"
+            # What is no UTF-8 may stand where nobody looks.
+            count += json.loads(text.decode(errors="replace"))["type"] == "RECORD"
     return count

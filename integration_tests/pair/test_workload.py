@@ -109,6 +109,7 @@ def _parts(seed: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("seed", "reading"), [_story(seed) for seed in seeds(10)])
 def test_killed_at_random_it_ends_equal(source_db, destination_db, seed, reading):
     draw = random.Random(seed)
