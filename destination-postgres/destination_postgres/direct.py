@@ -21,7 +21,7 @@ from destination_postgres.sqlgen import Dedup
 from destination_postgres.streams import Target
 
 # From here on COPY into a staging table is as quick.
-LARGEST_BYTES = 256 << 10
+LARGEST_BYTES = 128 << 10
 
 _NULL = "\\N"
 _ESCAPE = re.compile(r"\\(.)")

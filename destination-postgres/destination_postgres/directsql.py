@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from psycopg2 import sql
 
-from airbyte_pg.sql import literal, name, names
+from airbyte_pg.sql import literal, names
 from destination_postgres.mergesql import is_deletion, is_newer, newest_first, same_key, tombstone_columns
-from destination_postgres.naming import RAW_ID
 from destination_postgres.sqlgen import Dedup, Table
 
 
@@ -30,17 +29,19 @@ def merge(
 
     1. ``given``: the rows; ``staged``: those that do not come too late for an earlier deletion.
     2. ``deletion``, ``forgotten``, ``buried``: the newest deletion of each key becomes its tombstone.
-    3. ``winner``, ``fight``, ``outdated``, and what is inserted: see mergesql.merge.
+    3. ``winner``: the newest of each key; ``fight``: each with the rows of its key in the target that are not newer,
+       and whether one is newer. ``outdated``: the former are deleted. Winners that are not beaten go in.
+
+    One row a key all the way, which the planner sees: no part is looked up in another.
     """
     parts = [_given(arrays, types), _staged(tombstones, dedup, hashed=tombstones_hashed)]
     if tombstones is not None and has_deletions:
         parts.append(_buried(tombstones, dedup, hashed=tombstones_hashed))
     parts.append(_fought(target, dedup, hashed=hashed))
     insert = sql.SQL(
-        " insert into {} ({columns}) select {columns} from winner w"
-        " where w.{id} = any (array(select winner from fight group by winner having not bool_or(is_beaten)))"
-        " and not {} and (select count(*) >= 0 from outdated) order by {}"
-    ).format(target.sql, is_deletion(dedup), names(dedup.key), columns=names(types), id=name(RAW_ID))
+        " insert into {} ({columns}) select {columns} from fight w"
+        " where not _airbyte_pg_is_beaten and not ({}) and (select count(*) >= 0 from outdated) order by {}"
+    ).format(target.sql, is_deletion(dedup), names(dedup.key), columns=names(types))
     return sql.SQL("with {}{}").format(sql.SQL(", ").join(parts), insert)
 
 
@@ -79,15 +80,14 @@ def _buried(tombstones: Table, dedup: Dedup, *, hashed: bool) -> sql.Composed:
 def _fought(target: Table, dedup: Dedup, *, hashed: bool) -> sql.Composed:
     return sql.SQL(
         "winner as (select distinct on ({key}) * from staged w order by {newest_first}),"
-        " fight as (select w.{id} as winner, t.place as rival, coalesce(t.is_newer, false) as is_beaten"
-        " from winner w left join lateral"
-        " (select t.ctid as place, {newer} as is_newer from only {target} t where {match} offset 0) t on true),"
+        " fight as (select w.*, t.* from winner w cross join lateral"
+        " (select array_agg(t.ctid) filter (where not ({newer})) as _airbyte_pg_rivals,"
+        " coalesce(bool_or({newer}), false) as _airbyte_pg_is_beaten from only {target} t where {match}) t),"
         " outdated as (delete from only {target} t"
-        " where t.ctid = any (array(select rival from fight where rival is not null and not is_beaten)) returning 1)"
+        " where t.ctid = any (array(select unnest(_airbyte_pg_rivals) from fight)) returning 1)"
     ).format(
         key=names(dedup.key),
         newest_first=newest_first(dedup),
-        id=name(RAW_ID),
         newer=is_newer(dedup.cursor),
         target=target.sql,
         match=_same_key(dedup, hashed=hashed),
