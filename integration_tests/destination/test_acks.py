@@ -54,7 +54,7 @@ def test_rows_of_a_slow_stream_become_visible_and_are_acknowledged_while_stdin_s
         running.write(record({"id": 2, "name": "b"}))
         wait_until(lambda: len(users(destination_db)) == 2, 30, "rows without a STATE behind them are written too")
         running.write(state(2))
-        running.wait_for(is_state, count=2, deadline=3)
+        running.wait_for(is_state, count=2)
         running.write(status())
         outcome = running.finish()
     assert outcome.exit_code == 0
@@ -96,10 +96,10 @@ def test_counts_add_up_for_each_kind_of_state(destination_db):
 
 
 def test_a_sync_of_states_only_returns_them_at_once(destination_db):
-    with start(destination_db) as running:
+    with start(destination_db, flush_seconds=3600) as running:
         for number in (1, 2):
             running.write(state(number, None))
-            running.wait_for(is_state, count=number, deadline=3)
+            running.wait_for(is_state, count=number)
         running.write(status())
         assert running.finish().exit_code == 0
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from psycopg2 import sql
 
+from destination_postgres.direct import LARGEST_BYTES
 from destination_postgres.naming import helper_name
+from destination_postgres.sqlgen import Table, claim
 from integration_tests.destination.writing import (
     USERS_CDC,
     one,
@@ -24,8 +26,12 @@ from integration_tests.support import connector
 from integration_tests.support.catalogs import configured, stream
 from integration_tests.support.connector import DESTINATION
 from integration_tests.support.databases import Database
+from integration_tests.support.pgserver import wait_until
 
 DELETED = "2024-01-01T00:00:00Z"
+WAITING = (
+    "select count(*) from pg_stat_activity where application_name = 'destination-postgres' and wait_event_type = 'Lock'"
+)
 
 
 def items(*columns: str, key: tuple[str, ...], cursor: str | None = "_ab_cdc_lsn", cdc: bool = True) -> dict[str, Any]:
@@ -159,12 +165,17 @@ def test_composite_keys_against_a_reference_in_python(destination_db):
         assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 
-def test_rows_that_were_there_twice_become_one(destination_db):
+# Few bytes go with a statement, many through a staging table.
+SMALL_OR_LARGE = pytest.mark.parametrize("length", [1, LARGEST_BYTES], ids=["small batch", "large batch"])
+
+
+@SMALL_OR_LARGE
+def test_rows_that_were_there_twice_become_one(destination_db, length):
     """Duplicates that another version has left are healed when their key is touched."""
     sync(destination_db, PLAIN, change(1, "a") + change(1, "b", key=2))
     destination_db.execute("insert into public.items select * from public.items")
-    sync(destination_db, PLAIN, change(2, "c"))
-    assert values(destination_db) == [(1, "c"), (2, "b"), (2, "b")]
+    sync(destination_db, PLAIN, change(2, "c" * length))
+    assert values(destination_db) == [(1, "c" * length), (2, "b"), (2, "b")]
 
 
 def test_a_few_changes_touch_only_their_keys(destination_db):
@@ -184,13 +195,14 @@ def test_a_few_changes_touch_only_their_keys(destination_db):
     assert after - before < 5_000
 
 
-def test_a_staging_table_of_another_shape_is_not_in_the_way(destination_db):
+@SMALL_OR_LARGE
+def test_a_staging_table_of_another_shape_is_not_in_the_way(destination_db, length):
     """A killed sync has left it, and the stream's columns have changed since."""
     sync(destination_db, PLAIN, change(1, "a"))
     staging = helper_name("staging", "public", "items")
     destination_db.execute(f"create unlogged table airbyte_internal.{staging} (something_else int)")
-    sync(destination_db, PLAIN, change(2, "b"))
-    assert values(destination_db) == [(1, "b")]
+    sync(destination_db, PLAIN, change(2, "b" * length))
+    assert values(destination_db) == [(1, "b" * length)]
 
 
 def test_an_index_of_2x_is_used_and_no_second_one_made(destination_db):
@@ -231,6 +243,29 @@ def test_two_syncs_of_a_stream_at_once(destination_db):
     newest = {lsn % 7: f"v{lsn}" for lsn in range(120)}
     assert values(destination_db) == [*sorted(newest.items()), (8, "last")]
     assert own_tables(destination_db) == set()
+
+
+@SMALL_OR_LARGE
+def test_a_batch_sees_what_another_connection_wrote_before_it(destination_db, length):
+    """It waits until the table is not claimed any more, and only then looks for its keys."""
+    sync(destination_db, PLAIN, b"")
+    other = destination_db.connect()
+    other.autocommit = False
+    config = destination_db.config(schema="public")
+    with connector.start(DESTINATION, "write", config=config, catalog=PLAIN) as running, other.cursor() as cursor:
+        cursor.execute(claim(Table("public", "items")))
+        running.write(change(1, "old" * length) + state(1, None))
+        wait_until(lambda: destination_db.value(WAITING) == 1, 30, "the flush waits for the claim")
+        cursor.execute(
+            "insert into public.items (id, v, _ab_cdc_lsn, _airbyte_raw_id, _airbyte_extracted_at, _airbyte_meta)"
+            " values (1, 'new', 2, 'other', now(), '{}')"
+        )
+        other.commit()
+        running.wait_for(lambda message: bool(message["type"] == "STATE"))
+        running.write(status("items"))
+        assert running.finish().exit_code == 0
+    other.close()
+    assert values(destination_db) == [(1, "new")]
 
 
 def test_a_dump_of_the_database_does_not_hold_a_sync_up(destination_db):
