@@ -1,10 +1,10 @@
-"""A continuous run: changes as they are committed, through everything that servers and networks do, to an end in order."""
+"""A continuous run: changes as they are committed, to an end in order; and what is altered while it runs."""
 
 from __future__ import annotations
 
 import pytest
 
-from integration_tests.source.reading import catalog_of, position, read
+from integration_tests.source.reading import catalog_of, read
 from integration_tests.source.staying import ended, sends, stay, stopped
 
 _ALL = "select 'x' || i from generate_series(1, {}) i"

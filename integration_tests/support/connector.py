@@ -200,6 +200,12 @@ class Running:
         assert self._process.stdout is not None
         yield from self._process.stdout
 
+    def stop_reading(self) -> None:
+        """Close the pipe that a held connector writes to."""
+        assert self._is_held
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()

@@ -41,6 +41,10 @@ class ConfigError(ConnectorError):
     failure_type = "config_error"
 
 
+class Unreachable(ConfigError):
+    """Nobody answers at the address: a matter of configuration, unless somebody has answered before."""
+
+
 # Set in the environment by a runner that can turn a sync into a refresh of every stream.
 REFRESHES = "AIRBYTE_PG_REFRESHES"
 # A runner's word, in the source's environment, that positions are to be told where the configuration does not say.
