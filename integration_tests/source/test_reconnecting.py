@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from integration_tests.source.reading import catalog_of, confirmed, position, read
-from integration_tests.source.staying import repeated, sends, stay, stopped
+from integration_tests.source.staying import has_value, repeated, sends, stay, stopped
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, embedded, wait_until
 from integration_tests.support.proxy import Proxy

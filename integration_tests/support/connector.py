@@ -243,7 +243,7 @@ class Running:
 
     def _read_stdout(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in () if self._process.stdout.closed else self._process.stdout:
             message = _parsed(line)
             with self._arrival:
                 self._outcome.lines.append(line)

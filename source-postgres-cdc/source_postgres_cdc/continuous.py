@@ -66,7 +66,7 @@ def _repeat(attempt: Callable[[Memory], bool], memory: Memory) -> None:
 
 
 def _complete(emitter: Emitter, memory: Memory) -> None:
-    if memory.state is not None:
+    if memory.state is not None and emitter.count_since_state:
         emitter.state(memory.state)
     emitter.incomplete(memory.aside)
     emitter.complete()
