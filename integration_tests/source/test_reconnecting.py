@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from integration_tests.source.reading import catalog_of, confirmed, position, read
-from integration_tests.source.staying import has_value, repeated, sends, stay, stopped
+from integration_tests.source.staying import has_value, logs, repeated, sends, stay, stopped
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, embedded, wait_until
 from integration_tests.support.proxy import Proxy
@@ -85,6 +85,15 @@ def test_a_restart_of_the_server(cluster, table, signum):
         outcome = stopped(run)
     assert repeated(outcome) == {}
     assert {row["id"] for row in outcome.records()} == {row[0] for row in table.rows("select id from t")}
+
+
+def test_it_can_be_stopped_while_the_server_is_down(cluster, table):
+    with stay(table, catalog_of(table)) as run:
+        wait_until(lambda: _walsenders(table), 30, "it streams")
+        cluster.kill()
+        run.wait_for(logs("Going on from"))
+        outcome = stopped(run)
+    assert outcome.records() == []
 
 
 @pytest.mark.parametrize("session", SESSIONS)

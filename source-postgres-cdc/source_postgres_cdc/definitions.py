@@ -26,12 +26,14 @@ where c.oid = any (%(oids)s) order by 1
 """
 # What else decides how they are read: key and identity, partitions, and what the publication sends of them.
 _REST = """
+with recursive parts (root, part) as (
+  select inhparent, inhrelid from pg_inherits where inhparent = any (%(oids)s)
+  union select p.root, i.inhrelid from parts p join pg_inherits i on i.inhparent = p.part)
 select c.oid, c.relreplident::text, coalesce((
   select string_agg(format('%%s %%s %%s', i.indexrelid, i.indisprimary, i.indisreplident), ', ' order by i.indexrelid)
   from pg_index i where i.indrelid = c.oid and (i.indisprimary or i.indisreplident)), '')
 from pg_class c where c.oid = any (%(oids)s)
-union all select inhparent, '', string_agg(inhrelid::text, ' ' order by inhrelid)
-from pg_inherits where inhparent = any (%(oids)s) group by inhparent
+union all select root, '', string_agg(part::text, ' ' order by part) from parts group by root
 union all select r.prrelid, '', r::text from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
 where p.pubname = %(publication)s and r.prrelid = any (%(oids)s)
 order by 1, 2, 3

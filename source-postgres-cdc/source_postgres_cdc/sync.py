@@ -67,6 +67,11 @@ class Sync(msgspec.Struct):
         if not any(stream.is_followed for stream in streams):
             self._initial_load().read(streams)
             return True
+        if server.replication_role(self.session) is not None:
+            raise ConfigError(
+                "A continuous run streams changes, which takes a user with the attribute REPLICATION itself.",
+                remedy=f'Run: ALTER ROLE "{self.settings.username}" REPLICATION; or leave run_mode at batch.',
+            )
         streams = self._publish(list(streams))
         oids = [stream.table.oid for stream in streams if stream.is_followed]
         definitions = Definitions(self.session, self.settings, oids, memory.columns)
@@ -89,11 +94,9 @@ class Sync(msgspec.Struct):
             state, is_owed = self.memory.state, True
             anchor.hold_again(self.session, self.server, self.settings, state)
             self.memory.resume(self.session, self.emitter, state)
+            self._say_origin(state)
         else:
             state, is_owed = self._hold(followed, given)
-        if is_owed and given is not None and self.settings.emit_position:
-            # A destination must know of which slot and server the positions are, before the first of them.
-            self.emitter.state(state)
         for stream in list(followed):
             if progress := state.streams.get(stream.id):
                 try:
@@ -122,8 +125,15 @@ class Sync(msgspec.Struct):
         )
         if self.memory is not None:
             self.memory.begin(state)
+        if given is not None:
+            self._say_origin(state)
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
         return state, given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
+
+    def _say_origin(self, state: State) -> None:
+        """A destination must know of which slot and server positions are, before the first of them."""
+        if self.settings.emit_position:
+            self.emitter.state(state)
 
     def _catch_up(self, begun: _Begun) -> None:
         """Read what is to be read whole, and the changes up to the present."""
