@@ -33,6 +33,16 @@ def test_changes_come_while_it_runs_and_sigterm_ends_it_in_order(table):
     assert (after.exit_code, after.records()) == (0, [])
 
 
+def test_a_change_does_not_wait_for_a_state(table):
+    with stay(table, catalog_of(table), sync_checkpoint_seconds=600) as run:
+        for key in (2, 3, 4):
+            table.execute("insert into t values (%s, 'x')", key)
+            sends(run, key, deadline=20)
+        said = sum(message["type"] == "STATE" for message in run.messages)
+        outcome = stopped(run)
+    assert len(outcome.states) == said + 1
+
+
 def test_sigterm_does_not_wait_for_the_end_of_a_large_transaction(table):
     """It would be killed: better a state from before, and rows that come again."""
     catalog = catalog_of(table)

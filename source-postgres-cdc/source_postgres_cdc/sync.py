@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -84,7 +85,9 @@ class Sync(msgspec.Struct):
             self._catch_up(begun)
             following = self._following(begun.followed)
             with memory.stop.heeded():
-                while not memory.stop.is_asked and self._is_far_behind(begun.state):
+                before = sys.maxsize
+                while not memory.stop.is_asked and BULK_BYTES < (left := self._backlog(begun.state)) < before // 2:
+                    before = left
                     self._follow(begun.followed, begun.state)
                 return following.read_on(begun.state, definitions, memory)
 
@@ -200,9 +203,9 @@ class Sync(msgspec.Struct):
     def _following(self, followed: Sequence[Stream]) -> Following:
         return Following(self.session, self.server, self.settings, self.emitter, followed, self.memory)
 
-    def _is_far_behind(self, state: State) -> bool:
-        """Whether so much has been written meanwhile that it should not be streamed."""
-        return barrier.flushed_position(self.session) - state.lsn > BULK_BYTES
+    def _backlog(self, state: State) -> int:
+        """The bytes of WAL that have been written behind the state's position."""
+        return barrier.flushed_position(self.session) - state.lsn
 
     def _acknowledging(self, state_file: Path, begun: _Begun, memory: Memory) -> Acknowledging:
         followed = [stream.id for stream in begun.followed]
