@@ -81,13 +81,13 @@ def resolve(
 ) -> list[Stream]:
     """The streams of the catalog, but for those that are done with, or cannot be gone on with any more.
 
-    Raises TransientError where the server is not the primary that it was, or the standby.
+    Raises TransientError where a standby answers that has not been promoted yet.
     """
     if memory.state is None:
         memory.in_recovery = facts.in_recovery
         return streams.resolve(configured, tables, rendering)
-    if memory.in_recovery != facts.in_recovery:
-        raise TransientError("The server is a standby now, or is none any more: a failover is under way.")
+    if facts.in_recovery and not memory.in_recovery:
+        raise TransientError("The server is a standby now: a failover is under way.")
     found: list[Stream] = []
     for entry in configured:
         if entry.id in memory.aside or (entry.id in memory.read and entry.sync_mode != "incremental"):

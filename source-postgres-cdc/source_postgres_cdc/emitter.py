@@ -66,6 +66,10 @@ class Emitter:
         """Let nothing wait that has been given."""
         self._lines.flush()
 
+    def expect_reader(self) -> None:
+        """Raise OutputClosed where nobody reads any more, though there is nothing to write."""
+        self._lines.expect_reader()
+
     def running(self, streams: Iterable[StreamName]) -> None:
         """RUNNING for those of ``streams`` that have just begun to give records."""
         for stream in streams:

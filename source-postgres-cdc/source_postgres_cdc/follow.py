@@ -131,7 +131,8 @@ class Following:
                     break
                 has_news = self._emitter.count_since_state + changes.pending > 0
                 if not reader.in_transaction:
-                    if changes.outdated or changes.thinned or pace.is_due(reader, state.lsn, has_news=has_news):
+                    is_to_be_read = self._settings.resnapshots and (changes.outdated or changes.thinned)
+                    if is_to_be_read or pace.is_due(reader, state.lsn, has_news=has_news):
                         self._say(changes, state, reader.position)
                         pace.restart()
                     try:
@@ -142,6 +143,7 @@ class Following:
                         break
                     changes.has_new_relations = False
                 if is_drained:
+                    self._emitter.expect_reader()
                     seconds = _IN_TRANSACTION_S if reader.in_transaction else pace.seconds_left(has_news=has_news)
                     reader.wait(seconds, memory.stop.woken)
             self._say(changes, state, reader.position)
