@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -118,7 +119,7 @@ class Following:
         """
         changes = self._changes(state)
         pace = Pace(self._settings.checkpoint_seconds, self._settings.idle_seconds)
-        is_over, outdated = False, None
+        is_over = False
         gate = self._wait_for_standbys if self._settings.failover and not self._server.in_recovery else None
         with self._told_where_it_breaks(changes, state), self._stream(state.lsn) as reader:
             for is_drained in reader.follow_on(changes, gate):
@@ -131,29 +132,33 @@ class Following:
                     break
                 has_news = self._emitter.count_since_state + changes.pending > 0
                 if not reader.in_transaction:
-                    is_to_be_read = self._settings.resnapshots and (changes.outdated or changes.thinned)
-                    if is_to_be_read or pace.is_due(reader, state.lsn, has_news=has_news):
+                    if self._is_to_be_said(changes) or pace.is_due(reader, state.lsn, has_news=has_news):
                         self._say(changes, state, reader.position)
                         pace.restart()
-                    try:
-                        if self._are_to_be_met(state) or definitions.have_changed(is_likely=changes.has_new_relations):
-                            break
-                    except CatalogOutdated as error:
-                        outdated = error
+                        has_news = False
+                    if self._are_to_be_met(state, changes, definitions, reader.position):
                         break
-                    changes.has_new_relations = False
                 if is_drained:
                     self._emitter.expect_reader()
                     seconds = _IN_TRANSACTION_S if reader.in_transaction else pace.seconds_left(has_news=has_news)
                     reader.wait(seconds, memory.stop.woken)
             self._say(changes, state, reader.position)
-        if outdated is not None:
-            raise outdated
         return is_over
 
-    def _are_to_be_met(self, state: State) -> bool:
-        """Whether a stream is to be read anew."""
-        return not all(state.streams[stream.id].is_complete for stream in self._streams)
+    def _is_to_be_said(self, changes: Changes) -> bool:
+        """Whether a STATE is due whatever the time: there is much to cover, or a stream is to be read anew."""
+        is_to_be_read = self._settings.resnapshots and bool(changes.outdated or changes.thinned)
+        return is_to_be_read or self._is_due(changes.pending, math.inf)
+
+    def _are_to_be_met(self, state: State, changes: Changes, definitions: Definitions, position: int) -> bool:
+        """Whether a stream is to be read anew, or a table was altered."""
+        is_likely, changes.has_new_relations = changes.has_new_relations, False
+        try:
+            is_altered = definitions.have_changed(is_likely=is_likely)
+        except CatalogOutdated:
+            self._say(changes, state, position)
+            raise
+        return is_altered or not all(state.streams[stream.id].is_complete for stream in self._streams)
 
     def _wait_for_standbys(self, position: int) -> None:
         seconds = self._settings.replication_method.initial_waiting_seconds
