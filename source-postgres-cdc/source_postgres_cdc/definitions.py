@@ -40,7 +40,8 @@ order by 1, 2, 3
 """
 _TABLES = """
 select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'p') and c.relpersistence = 'p' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+where c.relkind in ('r', 'p') and c.relpersistence = 'p' and not c.relispartition
+  and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
   and (%(may_add)s or exists (select from pg_publication_tables p where p.pubname = %(publication)s
                               and (p.schemaname, p.tablename) = (n.nspname, c.relname)))
 """
@@ -54,16 +55,18 @@ class Definitions:
     ends when they are not what they were when it began: ``before``, if this is not its first session."""
 
     def __init__(
-        self, session: Connection, settings: SourceSettings, oids: list[int], before: Columns | None = None
+        self, session: Connection, settings: SourceSettings, oids: list[int], before: Definitions | None = None
     ) -> None:
         self._session = session
         self._settings = settings
-        self._may_end = may_end = bool(os.environ.get(CONTINUOUS))
+        self._may_end = bool(os.environ.get(CONTINUOUS))
         self._asked = {"oids": oids, "publication": settings.publication}
-        self.columns, self._rest = self._look()
-        if may_end and before is not None:
-            self.columns = before
-        self._tables = self._offered() if may_end else set()
+        self._columns, self._rest = self._look()
+        self._tables = self._offered() if self._may_end else set()
+        if self._may_end and before is not None:
+            # Streams that were set aside are not looked at any more.
+            self._columns = [row for row in before._columns if row[0] in oids]
+            self._tables = before._tables
         self._is_likely = False
         self._looked_at = self._counted_at = time.monotonic()
 
@@ -80,12 +83,12 @@ class Definitions:
             return False
         self._looked_at, self._is_likely = now, False
         columns, rest = self._look()
-        if columns != self.columns and self._may_end:
+        if columns != self._columns and self._may_end:
             raise CatalogOutdated("Tables were altered, renamed or dropped: the catalog is to be discovered anew.")
         if self._may_end and now - self._counted_at >= _TABLES_EVERY * self._settings.idle_seconds:
             self._counted_at = now
             self._expect_no_new_table()
-        return (columns, rest) != (self.columns, self._rest)
+        return (columns, rest) != (self._columns, self._rest)
 
     def _look(self) -> tuple[Columns, Columns]:
         return (

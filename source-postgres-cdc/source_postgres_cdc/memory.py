@@ -13,7 +13,7 @@ from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConfigError, ConnectorError, StreamName, TransientError
 from source_postgres_cdc import lsn
 from source_postgres_cdc.changes import Taken
-from source_postgres_cdc.definitions import Columns
+from source_postgres_cdc.definitions import Definitions
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.replication import Confirmed
 from source_postgres_cdc.state import State
@@ -32,8 +32,7 @@ class Memory(msgspec.Struct):
     """``state``: None until the anchor was held for the first time. ``taken``: where the last session broke off.
 
     ``read``: streams that are not followed and have been read. ``aside``: streams that cannot be gone on with.
-    ``is_caught_up``: the initial load is over. ``columns``: what the tables looked like when the run began, for one
-    that ends when that changes.
+    ``is_caught_up``: the initial load is over. ``definitions``: what the tables looked like in the last session.
     """
 
     stop: Stop
@@ -42,7 +41,7 @@ class Memory(msgspec.Struct):
     taken: Taken | None = None
     read: set[StreamName] = msgspec.field(default_factory=set)
     aside: set[StreamName] = msgspec.field(default_factory=set)
-    columns: Columns | None = None
+    definitions: Definitions | None = None
     in_recovery: bool | None = None
     is_caught_up: bool = False
     failing_since: float | None = None

@@ -75,8 +75,7 @@ class Sync(msgspec.Struct):
             )
         streams = self._publish(list(streams))
         oids = [stream.table.oid for stream in streams if stream.is_followed]
-        definitions = Definitions(self.session, self.settings, oids, memory.columns)
-        memory.columns = definitions.columns
+        definitions = memory.definitions = Definitions(self.session, self.settings, oids, memory.definitions)
         begun = self._begin(streams, given)
         with ExitStack() as threads:
             threads.enter_context(heartbeat.beating(self.settings))
