@@ -16,7 +16,7 @@ from types import FrameType
 
 from airbyte_pg import logs, messages
 from airbyte_pg.classify import Phase, classify
-from airbyte_pg.errors import ConnectorError, OutputClosed, Stopped
+from airbyte_pg.errors import CatalogOutdated, ConnectorError, OutputClosed, Stopped
 from airbyte_pg.lines import LineWriter
 from airbyte_pg.logs import Secrets
 
@@ -85,6 +85,10 @@ def _run_caught(command: Command, command_name: str, call: Call) -> int:
         return 128 + stopped.signum
     except OutputClosed:
         raise
+    except CatalogOutdated as outdated:
+        # Not a failure: everything that was read is whole.
+        logging.getLogger(__name__).warning("%s", outdated.message)
+        return outdated.exit_code
     except Exception as error:  # noqa: BLE001 - the one place that catches everything
         failure = classify(error, Phase.WORKING)
         if command_name == "check":

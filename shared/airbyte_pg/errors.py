@@ -41,16 +41,30 @@ class ConfigError(ConnectorError):
     failure_type = "config_error"
 
 
+class Unreachable(ConfigError):
+    """Nobody answers at the address: a matter of configuration, unless somebody has answered before."""
+
+
 # Set in the environment by a runner that can turn a sync into a refresh of every stream.
 REFRESHES = "AIRBYTE_PG_REFRESHES"
 # A runner's word, in the source's environment, that positions are to be told where the configuration does not say.
 POSITIONS = "AIRBYTE_PG_POSITIONS"
+# A runner's word, in the source's environment: run until you are stopped, the state file says what has come back, and
+# the exit code of CatalogOutdated is understood.
+CONTINUOUS = "AIRBYTE_PG_CONTINUOUS"
 
 
 class RefreshNeeded(ConfigError):
     """Everything must be read anew, replacing what is at the destination: asked of a runner that sets REFRESHES."""
 
     exit_code = 65
+
+
+class CatalogOutdated(ConfigError):
+    """What may be read has changed: discover again and go on. Said to a runner that sets CONTINUOUS, behind the last
+    STATE."""
+
+    exit_code = 66
 
 
 class TransientError(ConnectorError):

@@ -55,6 +55,13 @@ class LineWriter:
             interruption, self._interruption = self._interruption, None
             raise interruption
 
+    def expect_reader(self) -> None:
+        """Raise OutputClosed when the reader has gone: who has nothing to write would not notice."""
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise _closed()
+
     def interrupt(self, interruption: BaseException) -> None:
         """Raise ``interruption`` from a signal handler: now, or behind the write that it would cut in two."""
         if self._writing_thread == threading.get_ident():
@@ -77,4 +84,8 @@ class LineWriter:
                     # Somebody made the pipe non-blocking: wait for room all the same.
                     select.select([], [self._fd], [])
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise OutputClosed("The reader of this connector's output has gone.") from error
+            raise _closed() from error
+
+
+def _closed() -> OutputClosed:
+    return OutputClosed("The reader of this connector's output has gone.")
