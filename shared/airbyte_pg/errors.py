@@ -45,12 +45,24 @@ class ConfigError(ConnectorError):
 REFRESHES = "AIRBYTE_PG_REFRESHES"
 # A runner's word, in the source's environment, that positions are to be told where the configuration does not say.
 POSITIONS = "AIRBYTE_PG_POSITIONS"
+# A runner's word that both sides are to run until they are told to stop, and that it starts again what fails.
+CONTINUOUS = "AIRBYTE_PG_CONTINUOUS"
+# A runner's word that this configuration has worked: a server that cannot be reached will be there again.
+HAS_WORKED = "AIRBYTE_PG_HAS_WORKED"
+# What a config_error ends with where CONTINUOUS is set: the runner is not to try again (EX_CONFIG of sysexits.h).
+CONFIG_EXIT = 78
 
 
 class RefreshNeeded(ConfigError):
     """Everything must be read anew, replacing what is at the destination: asked of a runner that sets REFRESHES."""
 
     exit_code = 65
+
+
+class CatalogOutdated(ConfigError):
+    """What is read needs a catalog that is made anew: a runner that made it asks the source again, and goes on."""
+
+    exit_code = 66
 
 
 class TransientError(ConnectorError):

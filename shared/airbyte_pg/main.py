@@ -16,7 +16,8 @@ import orjson
 from airbyte_pg.configure import configure
 from airbyte_pg.containers import REPOSITORY
 from airbyte_pg.errors import ConfigError, ConnectorError
-from airbyte_pg.sync import Plan, sync
+from airbyte_pg.pair import Plan
+from airbyte_pg.sync import sync, sync_continuously
 
 _SOURCE = "source-postgres-cdc"
 _DESTINATION = "destination-postgres"
@@ -43,8 +44,9 @@ def run(argv: Sequence[str] | None = None) -> int:
             state=arguments.state,
             log_level=arguments.log_level,
             docker=arguments.docker,
+            max_pause_s=arguments.max_pause,
         )
-        return sync(plan)
+        return sync_continuously(plan) if arguments.continuous else sync(plan)
     except ConnectorError as error:
         sys.stderr.write(f"error: {error.user_text}\n")
         return 1
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         description="What `discover` printed on stdin, a configured catalog on stdout, as `sync` makes one without "
         "--catalog.",
     )
-    command = commands.add_parser("sync", help="move data from a source to a destination, once")
+    command = commands.add_parser("sync", help="move data from a source to a destination")
     files = {
         "--source-config": "the source's configuration",
         "--destination-config": "the destination's configuration",
@@ -73,6 +75,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what `discover` printed, or a configured catalog; without it everything that `discover` finds is moved: "
         "incremental, deduplicated where there is a key, else replaced as a whole",
+    )
+    command.add_argument(
+        "--continuous",
+        action="store_true",
+        help="go on until SIGTERM or Ctrl-C: changes are moved as they come, a side that fails is started again",
+    )
+    command.add_argument(
+        "--max-pause",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --continuous: the longest wait before a failed side is started again (60; the first wait is 1 s)",
     )
     command.add_argument("--docker", action="store_true", help="run the connectors' images, by `docker run`")
     for option, default in (("--source", _SOURCE), ("--destination", _DESTINATION)):

@@ -141,3 +141,13 @@ def test_every_entry_says_something_and_names_a_real_class():
         assert text.endswith(".")
         if len(code) == 5:
             assert issubclass(errors.lookup(code), psycopg2.Error)
+
+
+@pytest.mark.parametrize(
+    ("sample", "passes"), [("Connection refused", True), ("password authentication failed", False)]
+)
+def test_server_that_has_been_there_will_be_there_again(monkeypatch, sample, passes):
+    error = psycopg2.OperationalError(sample)
+    assert type(classify(error, Phase.CONNECTING)) is ConfigError
+    monkeypatch.setenv("AIRBYTE_PG_HAS_WORKED", "1")
+    assert type(classify(error, Phase.CONNECTING)) is (TransientError if passes else ConfigError)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 PROGRAM = """
 import logging, os, signal, sys
 from airbyte_pg import cli
@@ -31,7 +33,11 @@ def read(call):
         os.kill(os.getpid(), signal.SIGTERM)
     raise RuntimeError('hush"hush')
 
-sys.exit(cli.run("it", "A connector.", {"spec": spec, "check": check, "read": read}))
+def write(call):
+    "a write of a wrong configuration"
+    raise ConfigError("It is wrong.")
+
+sys.exit(cli.run("it", "A connector.", {"spec": spec, "check": check, "read": read, "write": write}))
 """
 
 
@@ -83,3 +89,11 @@ def test_sigterm_is_no_error():
     done = run("read", "--config", "c.json", "--catalog", "cat.json", "--state", "s.json")
     assert done.returncode == 143
     assert "ERROR" not in done.stdout
+
+
+def test_config_error_has_an_exit_code_of_its_own_in_a_continuous_run(monkeypatch: pytest.MonkeyPatch):
+    arguments = ["write", "--config", "c", "--catalog", "c"]
+    assert run(*arguments).returncode == 1
+    monkeypatch.setenv("AIRBYTE_PG_CONTINUOUS", "1")
+    assert run(*arguments).returncode == 78
+    assert run("read", *arguments[1:]).returncode == 1
