@@ -29,9 +29,15 @@ def main() -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command in ``argv`` and return the exit code: the sync's, 1 for our own error, 2 for wrong arguments."""
-    arguments = _parser().parse_args(argv)
+    """Run the command in ``argv`` and return the exit code: the sync's, 1 for our own error, 2 for wrong arguments, 3
+    for a status that alarms."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     try:
+        if arguments.command == "status":
+            if arguments.max_lag_seconds is not None and arguments.state is None:
+                parser.error("--max-lag-seconds needs --state")
+            return _status(arguments)
         if arguments.command == "configure":
             sys.stdout.buffer.write(orjson.dumps(configure(sys.stdin.buffer.read(), None)) + b"\n")
             return 0
@@ -52,6 +58,22 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _status(arguments: argparse.Namespace) -> int:
+    from airbyte_pg import status
+
+    found = status.look(
+        status.Question(
+            arguments.source_config,
+            arguments.destination_config,
+            arguments.state,
+            arguments.max_lag_seconds,
+            arguments.max_retained_bytes,
+        )
+    )
+    sys.stdout.buffer.write(found.as_json() if arguments.json else status.text(found).encode())
+    return status.ALERT_EXIT if found.alerts else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airbyte-pg", description="Run Airbyte connectors without an orchestrator.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -61,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         description="What `discover` printed on stdin, a configured catalog on stdout, as `sync` makes one without "
         "--catalog.",
     )
+    _add_status(commands.add_parser("status", help="say how a connection stands: slot, lag, streams"))
     command = commands.add_parser("sync", help="move data from a source to a destination")
     files = {
         "--source-config": "the source's configuration",
@@ -101,6 +124,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(log_level=logging.WARNING)
     return parser
+
+
+def _add_status(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Slot, lag, streams: reads catalogs and statistics only, also while a sync runs. Exit code 0: all is well, 3: "
+        "an alert (a missing or lost slot, or a limit that is passed), 1: a server or file cannot be read."
+    )
+    command.add_argument("--source-config", required=True, type=Path, metavar="FILE", help="the source's configuration")
+    command.add_argument("--destination-config", type=Path, metavar="FILE", help="the destination's, to see its tables")
+    command.add_argument("--state", type=Path, metavar="FILE", help="where the position is kept")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.add_argument(
+        "--max-lag-seconds", type=float, metavar="SECONDS", help="alert when the destination may be further behind"
+    )
+    command.add_argument(
+        "--max-retained-bytes", type=int, metavar="BYTES", help="alert when the slot keeps more WAL than this"
+    )
 
 
 def _called(option: str, given: str | None, default: str, *, docker: bool) -> list[str]:
