@@ -1,4 +1,4 @@
-"""``airbyte-pg status``: a healthy, a lagging, a missing and a lost slot; what it shows, and that it waits for nobody."""
+"""``airbyte-pg status``: a healthy, a lagging, a missing and a lost slot; it disturbs nobody and waits for nobody."""
 
 from __future__ import annotations
 

@@ -29,6 +29,11 @@ _TOP = (
     "snapshot_part_pages",
     "snapshot_drain_seconds",
     "max_db_connections",
+    "sync_checkpoint_seconds",
+    "run_mode",
+    "max_run_seconds",
+    "acknowledge_from_state_file",
+    "acknowledge_seconds",
 )
 # The two ways to read changes; which one is taken is otherwise the source's choice.
 TRANSPORTS = ("stream", "bulk")

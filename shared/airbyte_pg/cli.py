@@ -16,7 +16,15 @@ from types import FrameType
 
 from airbyte_pg import logs, messages
 from airbyte_pg.classify import Phase, classify
-from airbyte_pg.errors import CONFIG_EXIT, CONTINUOUS, ConfigError, ConnectorError, OutputClosed, Stopped
+from airbyte_pg.errors import (
+    CONFIG_EXIT,
+    CONTINUOUS,
+    CatalogOutdated,
+    ConfigError,
+    ConnectorError,
+    OutputClosed,
+    Stopped,
+)
 from airbyte_pg.lines import LineWriter
 from airbyte_pg.logs import Secrets
 
@@ -86,6 +94,10 @@ def _run_caught(command: Command, command_name: str, call: Call) -> int:
         return 128 + stopped.signum
     except OutputClosed:
         raise
+    except CatalogOutdated as outdated:
+        # Not a failure: everything that was read is whole.
+        logging.getLogger(__name__).warning("%s", outdated.message)
+        return outdated.exit_code
     except Exception as error:  # noqa: BLE001 - the one place that catches everything
         failure = classify(error, Phase.WORKING)
         if command_name == "check":

@@ -45,7 +45,8 @@ class ConfigError(ConnectorError):
 REFRESHES = "AIRBYTE_PG_REFRESHES"
 # A runner's word, in the source's environment, that positions are to be told where the configuration does not say.
 POSITIONS = "AIRBYTE_PG_POSITIONS"
-# A runner's word that both sides are to run until they are told to stop, and that it starts again what fails.
+# A runner's word, to both sides: run until you are stopped, what fails is started again. The state file says what has
+# come back, and the exit codes of CatalogOutdated and CONFIG_EXIT are understood.
 CONTINUOUS = "AIRBYTE_PG_CONTINUOUS"
 # A runner's word that this configuration has worked: a server that cannot be reached will be there again.
 HAS_WORKED = "AIRBYTE_PG_HAS_WORKED"
@@ -60,7 +61,8 @@ class RefreshNeeded(ConfigError):
 
 
 class CatalogOutdated(ConfigError):
-    """What is read needs a catalog that is made anew: a runner that made it asks the source again, and goes on."""
+    """What may be read has changed: discover again and go on. Said to a runner that sets CONTINUOUS, behind the last
+    STATE."""
 
     exit_code = 66
 

@@ -79,6 +79,18 @@ def hold(
     return Anchor(found.name, identity.system_id, identity.timeline, position, given, is_new=before is None)
 
 
+def hold_again(session: Connection, facts: Server, settings: SourceSettings, state: State) -> None:
+    """Lock the anchor again, as ``hold`` does, when the session that held it was lost; it stays where it is.
+
+    ``state`` is how far the run has come. Raises ConfigError where it cannot be gone on from.
+    """
+    identity = server.identify(session, settings, facts)
+    slot.lock(session, settings.slot)
+    _expect_history(session, facts, settings, identity, state)
+    slot.judge(_usable(session, facts, settings, state), state)
+    state.timeline = identity.timeline
+
+
 def _advance(session: Connection, facts: Server, settings: SourceSettings, found: Slot, position: int) -> None:
     if facts.version >= 110000:
         slot.advance(session, found, position, settings.replication_method.initial_waiting_seconds)

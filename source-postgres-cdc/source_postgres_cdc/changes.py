@@ -37,14 +37,31 @@ log = logging.getLogger(__name__)
 
 class _Transaction(msgspec.Struct):
     """``around_lsn`` and ``deleted_around_lsn``: the tails of its rows; ``number``: of its last row, published or not
-    selected ones included."""
+    selected ones included; those up to ``taken`` are known."""
 
     xid: int = 0
     commit_lsn: int = 0
+    taken: int = 0
     around_lsn: tuple[str, str] = ("", "")
     deleted_around_lsn: tuple[str, str] = ("", "")
     number: int = 0
     streams: set[StreamName] = msgspec.field(default_factory=set)
+
+
+class Taken(msgspec.Struct):
+    """How far a decoding session came that broke: every transaction that ended before ``position``, and of the one
+    that committed at ``commit_lsn`` the changes up to ``number``. ``unsent``: rows of them that have not left."""
+
+    position: int
+    commit_lsn: int
+    number: int
+    unsent: list[str | Incomplete] = msgspec.field(default_factory=list)
+
+    def send(self, session: Connection, emitter: Emitter) -> None:
+        """Give what is left to ``emitter``; what cannot be given stays."""
+        for lines in Reselection(session).completed(list(self.unsent)):
+            emitter.records("".join(lines).encode("latin-1"), len(lines))
+            del self.unsent[: len(lines)]
 
 
 class Changes:
@@ -56,6 +73,7 @@ class Changes:
     ``session`` is used for the catalogue and re-selects. ``numbered``: each row says its position.
     ``truncate_handling``: a TRUNCATE is logged, raised as ConfigError, or sent as a record without key that says so.
     ``sweeps``: a table that has lost rows unseen will be read anew.
+    ``taken``: where the decoding session before this one broke off, in the middle of a transaction perhaps.
     """
 
     def __init__(
@@ -69,11 +87,16 @@ class Changes:
         truncate_handling: TruncateHandling = "warn",
         sweeps: bool = False,
         leaf_progress: Mapping[int, StreamProgress] = MappingProxyType({}),
+        taken: Taken | None = None,
     ) -> None:
         # Streams of which rows were sent whose columns had other types than the catalogue says.
         self.outdated: set[StreamName] = set()
         # Streams of which rows have gone that nobody can name.
         self.thinned: set[StreamName] = set()
+        # Whether a relation has been described (anew): it may have been altered.
+        self.has_new_relations = False
+        self._position = 0
+        self._before = taken
         self._session = session
         self._numbered = numbered
         self._truncate_handling = truncate_handling
@@ -106,21 +129,25 @@ class Changes:
         elif tag == pgoutput.BEGIN:
             self._begin(pgoutput.decode_begin(frame))
         elif tag == pgoutput.COMMIT:
-            return pgoutput.decode_commit(frame)
+            commit = pgoutput.decode_commit(frame)
+            self._position = commit.end_lsn
+            return commit
         elif tag == pgoutput.RELATION:
             self._relation(pgoutput.decode_relation(frame))
+            self.has_new_relations = True
         elif tag == pgoutput.TRUNCATE:
             self._transaction.number += ORDINAL_STEP
-            self._truncate_all(pgoutput.decode_truncate(frame).relation_oids, lsn)
+            if self._transaction.number > self._transaction.taken:
+                self._truncate_all(pgoutput.decode_truncate(frame).relation_oids, lsn)
         return None
 
     def take_run(self, block: Block) -> None:
         """The rows that ``block`` goes on with, as far as nothing about them is rare; moves the block behind them."""
         at = block.at + ROW_HEADER
         target = self._targets.get(block.buffer[at + 1 : at + 5])
-        if target is None or target.is_rare:
-            return
         transaction = self._transaction
+        if target is None or target.is_rare or transaction.number < transaction.taken:
+            return
         start, batch = block.at, self._batch
         last = start + BATCH_BYTES - self._batch_bytes
         count = len(batch)
@@ -144,8 +171,24 @@ class Changes:
             return
         self._emitter.running(self._transaction.streams)
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        for lines in self._reselection.completed(batch):
-            self._emitter.records("".join(lines).encode("latin-1"), len(lines))
+        sent = 0
+        try:
+            for lines in self._reselection.completed(batch):
+                self._emitter.records("".join(lines).encode("latin-1"), len(lines))
+                sent += len(lines)
+        except BaseException:
+            self._batch = batch[sent:]
+            raise
+
+    def broken_off(self) -> Taken:
+        """What the next decoding session must know when this one has broken."""
+        transaction, before = self._transaction, self._before
+        number = transaction.number
+        if before is not None and not self._position:
+            if not transaction.commit_lsn:
+                return before  # nothing has come
+            number = max(number, transaction.taken)
+        return Taken(self._position, transaction.commit_lsn, number, self._batch)
 
     def _begin(self, begin: pgoutput.Begin) -> None:
         now = messages.now_ms()
@@ -159,6 +202,8 @@ class Changes:
         transaction.xid = begin.xid
         transaction.commit_lsn = begin.commit_lsn
         transaction.number = 0
+        before = self._before
+        transaction.taken = before.number if before is not None and before.commit_lsn == begin.commit_lsn else 0
         updated_at = stamp.commit_time(begin.commit_us)
         commit_lsn = begin.commit_lsn if self._numbered else None
         transaction.around_lsn = stamp.around_lsn(updated_at, commit_lsn)
@@ -176,6 +221,8 @@ class Changes:
 
     def _change(self, target: Target, lsn: int, frame: bytes) -> None:
         transaction = self._transaction
+        if transaction.number <= transaction.taken:
+            return
         only_delete = target.is_rare and target.leaves_out(transaction.xid, transaction.commit_lsn)
         if only_delete:
             if not target.deletes_below or frame[5] == pgoutput.NEW_TUPLE or target.problem is not None:

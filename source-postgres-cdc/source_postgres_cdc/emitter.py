@@ -33,6 +33,7 @@ class Emitter:
         self.bytes_since_state = 0
         self._lines = lines
         self._open = dict.fromkeys(streams)
+        self._new = list(streams)
         self._running: set[StreamName] = set()
         self._state_per_stream = state_per_stream
         self._counts: Counter[bytes] = Counter()
@@ -42,8 +43,9 @@ class Emitter:
         self._started = self._reported = time.monotonic()
 
     def started(self) -> None:
-        """STARTED for every stream."""
-        for stream in self._open:
+        """STARTED for every stream, the first time."""
+        streams, self._new = self._new, []
+        for stream in streams:
             self._lines.emit(messages.stream_status(stream, "STARTED"))
 
     def records(self, lines: bytes, count: int) -> None:
@@ -59,6 +61,10 @@ class Emitter:
         if now - self._reported > _PROGRESS_S:
             self._reported = now
             self._report(now)
+
+    def flush(self) -> None:
+        """Let nothing wait that has been given."""
+        self._lines.flush()
 
     def running(self, streams: Iterable[StreamName]) -> None:
         """RUNNING for those of ``streams`` that have just begun to give records."""
@@ -91,9 +97,15 @@ class Emitter:
         self._report(time.monotonic())
         self._end("COMPLETE")
 
-    def incomplete(self) -> None:
-        """INCOMPLETE for every stream that has not completed."""
-        self._end("INCOMPLETE")
+    def incomplete(self, streams: Iterable[StreamName] | None = None) -> None:
+        """INCOMPLETE for every stream that has not completed, or for those of ``streams``."""
+        if streams is None:
+            self._end("INCOMPLETE")
+            return
+        for stream in streams:
+            if stream in self._open:
+                del self._open[stream]
+                self._lines.emit(messages.stream_status(stream, "INCOMPLETE"))
 
     def _end(self, status: str) -> None:
         for stream in self._open:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from psycopg2 import errors
 
 from airbyte_pg.connect import Connection
-from airbyte_pg.errors import ConfigError
-from source_postgres_cdc import server
+from airbyte_pg.errors import CatalogOutdated, ConfigError
+from source_postgres_cdc import barrier, server
 from source_postgres_cdc.bulk import BulkReader
 from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.cursor_slot import CopyImpossible
+from source_postgres_cdc.definitions import Definitions
 from source_postgres_cdc.emitter import Emitter
+from source_postgres_cdc.memory import Memory
+from source_postgres_cdc.pace import Pace
 from source_postgres_cdc.replication import ChangeStream
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
@@ -29,13 +33,18 @@ CHECKPOINT_BYTES = 64 << 20
 BULK_BYTES = 4 << 20
 # How far it is still to go is said this often.
 PROGRESS_S = 10.0
+# While the rest of a transaction is waited for, it is asked this often whether the run is to end.
+_IN_TRANSACTION_S = 0.5
 
 
 log = logging.getLogger(__name__)
 
 
 class Following:
-    """Sends the changes of ``streams``; ``session`` holds the anchor's lock and answers what changes leave open."""
+    """Sends the changes of ``streams``; ``session`` holds the anchor's lock and answers what changes leave open.
+
+    ``memory`` is of a continuous run: what had been taken when reading broke is there.
+    """
 
     def __init__(
         self,
@@ -44,7 +53,9 @@ class Following:
         settings: SourceSettings,
         emitter: Emitter,
         streams: Sequence[Stream],
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory
         self._session = session
         self._server = facts
         self._settings = settings
@@ -57,11 +68,12 @@ class Following:
         self._may_stream = settings.transport != "bulk" and self._role is None
 
     def read_to(self, end: int, state: State) -> None:
-        """Every change that committed between the state's position and ``end``; what is decoded ends there too.
+        """Every change that committed between the state's position and ``end``; what is decoded ends there too. Less
+        where a continuous run is to end.
 
         Raises ConfigError where changes are from before the publication was made, and no snapshot shows them.
         """
-        while state.lsn < end:
+        while state.lsn < end and not self._is_stopped():
             try:
                 self._decode(end, state)
             except errors.UndefinedObject as error:
@@ -80,7 +92,80 @@ class Following:
 
     def _decode(self, end: int, state: State) -> None:
         """One decoding session: to ``end``, or as far as its transport goes."""
-        changes = Changes(
+        changes = self._changes(state)
+        with self._told_where_it_breaks(changes, state), self._open(state.lsn, end) as reader:
+            checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
+            for position in reader.follow(end, changes):
+                self._report(position, end)
+                if self._is_due(changes.pending, checkpoint_at):
+                    changes.flush()
+                    self._remember(changes, state)
+                    self._checkpoint(state, position)
+                    checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
+                    if self._is_stopped():
+                        return
+            changes.flush()
+            self._remember(changes, state)
+            state.lsn = reader.position
+        # A bulk reader may end before the end: streaming goes on.
+        if state.lsn < end:
+            self._has_bulk = False
+
+    def read_on(self, state: State, definitions: Definitions, memory: Memory) -> bool:
+        """The changes as they are committed, until the run is to end: true; or tables must be met anew.
+
+        Ends with a STATE. Raises CatalogOutdated behind it.
+        """
+        changes, pace = self._changes(state), Pace(self._settings.checkpoint_seconds)
+        is_over, outdated = False, None
+        gate = self._wait_for_standbys if self._settings.failover and not self._server.in_recovery else None
+        with self._told_where_it_breaks(changes, state), self._stream(state.lsn) as reader:
+            for is_drained in reader.follow_on(changes, gate):
+                if is_drained:
+                    changes.flush()
+                    self._emitter.flush()
+                    memory.is_well()
+                is_over = memory.stop.is_asked
+                if is_over and (memory.stop.is_urgent or not reader.in_transaction):
+                    break
+                has_news = self._emitter.count_since_state + changes.pending > 0
+                if not reader.in_transaction:
+                    if changes.outdated or changes.thinned or pace.is_due(reader, state.lsn, has_news=has_news):
+                        self._say(changes, state, reader.position)
+                        pace.restart()
+                    try:
+                        if self._are_to_be_met(state) or definitions.have_changed(is_likely=changes.has_new_relations):
+                            break
+                    except CatalogOutdated as error:
+                        outdated = error
+                        break
+                    changes.has_new_relations = False
+                if is_drained:
+                    seconds = _IN_TRANSACTION_S if reader.in_transaction else pace.seconds_left(has_news=has_news)
+                    reader.wait(seconds, memory.stop.woken)
+            self._say(changes, state, reader.position)
+        if outdated is not None:
+            raise outdated
+        return is_over
+
+    def _are_to_be_met(self, state: State) -> bool:
+        """Whether a stream is to be read anew."""
+        return not all(state.streams[stream.id].is_complete for stream in self._streams)
+
+    def _wait_for_standbys(self, position: int) -> None:
+        seconds = self._settings.replication_method.initial_waiting_seconds
+        barrier.wait_for_standbys(self._session, position, seconds)
+
+    def _say(self, changes: Changes, state: State, position: int) -> None:
+        """A STATE of all that has been read."""
+        changes.flush()
+        self._remember(changes, state)
+        if self._settings.failover and not self._server.in_recovery:
+            self._wait_for_standbys(position)
+        self._checkpoint(state, position)
+
+    def _changes(self, state: State) -> Changes:
+        return Changes(
             self._session,
             self._streams,
             {stream.id: progress for stream in self._streams if (progress := _left_out(stream, state)) is not None},
@@ -94,22 +179,22 @@ class Following:
                 if (progress := state.streams.get(stream.id)) is not None
                 for oid, fresh in progress.fresh_leaves.items()
             },
+            taken=self._memory.taken if self._memory is not None else None,
         )
-        with self._open(state.lsn, end) as reader:
-            checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
-            for position in reader.follow(end, changes):
-                self._report(position, end)
-                if self._is_due(changes.pending, checkpoint_at):
-                    changes.flush()
-                    self._remember(changes, state)
-                    self._checkpoint(state, position)
-                    checkpoint_at = time.monotonic() + self._settings.checkpoint_seconds
-            changes.flush()
-            self._remember(changes, state)
-            state.lsn = reader.position
-        # A bulk reader may end before the end: streaming goes on.
-        if state.lsn < end:
-            self._has_bulk = False
+
+    @contextmanager
+    def _told_where_it_breaks(self, changes: Changes, state: State) -> Iterator[None]:
+        """A continuous run goes on behind the last row that was taken, in another session."""
+        try:
+            yield
+        except BaseException:
+            if self._memory is not None:
+                self._remember(changes, state)
+                self._memory.taken = changes.broken_off()
+            raise
+
+    def _is_stopped(self) -> bool:
+        return self._memory is not None and self._memory.is_caught_up and self._memory.stop.is_asked
 
     def _remember(self, changes: Changes, state: State) -> None:
         """Have read anew what was sent in another form than the table has, or has lost rows that nobody can name."""
@@ -144,8 +229,21 @@ class Following:
                         remedy="Raise max_replication_slots, drop unused slots, or give the user REPLICATION.",
                     ) from error
                 self._has_bulk = self._may_stream = False
+        return self._stream(start)
+
+    def _stream(self, start: int) -> ChangeStream:
+        settings = self._settings
+        limit_s = settings.replication_method.initial_waiting_seconds
         walsender = server.open_replication_session(settings, self._server)
-        return ChangeStream(walsender, *arguments, told=self._session)
+        return ChangeStream(
+            walsender,
+            settings.slot,
+            settings.publication,
+            start,
+            limit_s,
+            told=self._session,
+            confirmed=self._memory.confirmed if self._memory is not None else None,
+        )
 
     def _is_bulk(self, backlog: int) -> bool:
         return self._has_bulk and (backlog >= BULK_BYTES or not self._may_stream)
@@ -160,6 +258,8 @@ class Following:
     def _checkpoint(self, state: State, position: int) -> None:
         state.lsn = position
         server.value(self._session, "select 1")  # losing the lock's session ends the sync
+        if self._memory is not None:
+            self._memory.said(state)
         self._emitter.state(state)
 
 

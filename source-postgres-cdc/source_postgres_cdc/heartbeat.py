@@ -1,4 +1,5 @@
-"""The user's heartbeat: one statement per sync, before its end is set. Not needed here, but honoured.
+"""The user's heartbeat: one statement per sync, before its end is set, or now and then in a continuous run. Not needed
+here, but honoured.
 
 In a session of its own, with the user's settings: nothing that it does or leaves touches ours.
 """
@@ -6,7 +7,9 @@ In a session of its own, with the user's settings: nothing that it does or leave
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import psycopg2
 
@@ -17,6 +20,7 @@ from source_postgres_cdc.server import APPLICATION_NAME
 from source_postgres_cdc.settings import SourceSettings
 
 _TIMEOUT = "60s"
+_EVERY_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -33,3 +37,20 @@ def beat(settings: SourceSettings) -> None:
     except (ConnectorError, psycopg2.Error) as error:
         failure = classify(error, Phase.WORKING)
         log.warning("heartbeat_action_query failed: %s %s", failure.user_text, failure.detail)
+
+
+@contextmanager
+def beating(settings: SourceSettings) -> Iterator[None]:
+    """Inside the block heartbeat_action_query is run again and again, by a thread that holds up nobody."""
+    is_over = threading.Event()
+
+    def beat_on() -> None:
+        while not is_over.wait(_EVERY_S):
+            beat(settings)
+
+    if settings.replication_method.heartbeat_action_query.strip():
+        threading.Thread(target=beat_on, name="heartbeat", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()

@@ -30,16 +30,26 @@ _SMALLEST_PART = 1024
 
 
 class InitialLoad:
-    """Reads tables in ``session``, which holds the snapshot meanwhile; rows leave through ``emitter``."""
+    """Reads tables in ``session``, which holds the snapshot meanwhile; rows leave through ``emitter``.
 
-    def __init__(self, session: Connection, facts: Server, settings: SourceSettings, emitter: Emitter) -> None:
+    ``done``: the streams that are not followed and have been read; more are added.
+    """
+
+    def __init__(
+        self,
+        session: Connection,
+        facts: Server,
+        settings: SourceSettings,
+        emitter: Emitter,
+        done: set[StreamName] | None = None,
+    ) -> None:
         self._session = session
         self._server = facts
         self._settings = settings
         self._emitter = emitter
         self._limit = time.monotonic() + settings.replication_method.initial_load_timeout_hours * 3600
         # Streams that are not followed have no progress in the state.
-        self._done: set[StreamName] = set()
+        self._done = done if done is not None else set()
         self._estimated: set[StreamName] = set()
 
     def read(self, streams: Sequence[Stream]) -> None:

@@ -2,7 +2,8 @@
 
 psycopg2 answers keep-alives with the position that it has received, which is right for a temporary slot and would move
 the anchor past what a destination has committed (tried: an unread slot moved in 4 s). Here ``flush`` is 0 in every
-status, "nothing to say" (PostgreSQL documentation 55.4, "Standby status update"), but for ``move``.
+status, "nothing to say" (PostgreSQL documentation 55.4, "Standby status update"), but for a position that the state has
+come back for.
 """
 
 from __future__ import annotations
@@ -27,10 +28,8 @@ from airbyte_pg import sql
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import TransientError
 from source_postgres_cdc import lsn
+from source_postgres_cdc.keepalive import Keeper
 
-# On servers before 12 nobody can lengthen wal_sender_timeout for one session: while the output is blocked, somebody
-# else must answer.
-_ANSWER_S = 5.0
 # A reader that has just ended is still there for a moment.
 _BUSY_S = 30.0
 _PAUSE_S = 0.05
@@ -52,18 +51,17 @@ class Message(msgspec.Struct, frozen=True):
 class RawCursor:
     """As much of psycopg2's ReplicationCursor as the stream uses; ``session`` is in nobody else's hands meanwhile.
 
-    ``flushed`` is what is confirmed, with every answer.
+    ``flushed`` tells what is confirmed, with every answer.
     """
 
-    def __init__(self, session: Connection, flushed: int = 0) -> None:
+    def __init__(self, session: Connection, flushed: Callable[[], int] = lambda: 0) -> None:
         self._flushed = flushed
         self.connection = session
         self.wal_end = 0
         self._libpq = _libpq()
         self._connection = ctypes.c_void_p(session.pgconn_ptr)
         self._lock = threading.Lock()
-        self._is_closed = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._keeper = Keeper(self._keep)
 
     def start_replication_expert(self, command: Composable, *, decode: bool) -> None:
         """Begin; waits for a moment while the slot is in use. Raises psycopg2.Error."""
@@ -77,14 +75,11 @@ class RawCursor:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE_S)
-        self._keeper = threading.Thread(target=self._keep, name="keep-alive", daemon=True)
         self._keeper.start()
 
     def close(self) -> None:
         """End the thread that answers; the session is the caller's."""
-        self._is_closed.set()
-        if self._keeper is not None:
-            self._keeper.join()
+        self._keeper.end()
 
     def read_message(self) -> Message | None:
         """The next message, None where none has come yet. Raises psycopg2.OperationalError."""
@@ -106,9 +101,8 @@ class RawCursor:
             self._answer(asks=reply)
 
     def _keep(self) -> None:
-        while not self._is_closed.wait(_ANSWER_S):
-            with self._lock:
-                self._answer(asks=False)
+        with self._lock:
+            self._answer(asks=False)
 
     def _received(self) -> bytes | None:
         buffer = ctypes.c_void_p()
@@ -126,7 +120,8 @@ class RawCursor:
 
     def _answer(self, *, asks: bool) -> None:
         now = int((time.time() - _EPOCH_S) * 1_000_000)
-        status = _STATUS(b"r", self.wal_end, self._flushed, self._flushed, now, asks)
+        flushed = self._flushed()
+        status = _STATUS(b"r", self.wal_end, flushed, flushed, now, asks)
         # Not sent at once where the server does not read; it will be with the next one.
         if self._libpq.PQputCopyData(self._connection, status, len(status)) == 1:
             self._libpq.PQflush(self._connection)
@@ -149,7 +144,7 @@ def move(walsender: Connection, slot: str, publication: str, position: int, is_m
     Raises TransientError when that takes too long.
     """
     with closing(walsender):
-        cursor = RawCursor(walsender, flushed=position)
+        cursor = RawCursor(walsender, flushed=lambda: position)
         cursor.start_replication_expert(start_statement(walsender, slot, publication, position), decode=False)
         try:
             cursor.send_feedback(reply=True)

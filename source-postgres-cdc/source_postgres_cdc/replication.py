@@ -6,8 +6,11 @@ import logging
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import msgspec
+import psycopg2
 
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import TransientError
@@ -16,6 +19,7 @@ from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core import pgoutput
 from source_postgres_cdc.cursor_slot import CopyImpossible
 from source_postgres_cdc.farewell import Farewell
+from source_postgres_cdc.keepalive import Keeper
 from source_postgres_cdc.raw_cursor import RawCursor, start_statement
 
 _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
@@ -23,16 +27,32 @@ _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
 _SHORTEST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
 
+# A transaction that comes without a pause is looked up from after so many messages.
+_AT_ONCE = 1000
+
 Frame = tuple[int, bytes]
 
 log = logging.getLogger(__name__)
+
+
+class Confirmed(msgspec.Struct):
+    """How far a continuous run has come: ``sent`` in a STATE, and ``acknowledged`` by a state that came back.
+
+    The copy of the anchor is moved to the first, so that it keeps no WAL; the anchor itself, where it is the one that
+    ``is_read``, to the second.
+    """
+
+    sent: int = 0
+    acknowledged: int = 0
+    is_read: bool = False
 
 
 class ChangeStream:
     """Frames of pgoutput from ``start`` on. ``position`` is how far the stream is known to be complete.
 
     ``session`` is a replication connection; the stream closes it, also when the server closes the ordinary session
-    ``told``. ``stall_limit_s``: seconds without any progress after which reading fails.
+    ``told``. ``stall_limit_s``: seconds without any progress after which reading fails. ``confirmed``: what the server
+    is told again and again, whoever is held up; without it nothing.
     """
 
     def __init__(
@@ -44,8 +64,11 @@ class ChangeStream:
         stall_limit_s: float,
         *,
         told: Connection,
+        confirmed: Confirmed | None = None,
     ) -> None:
         self.position = start
+        self.in_transaction = False
+        self._confirmed = confirmed or Confirmed()
         self._session = session
         self._stall_limit_s = stall_limit_s
         self._cursor: Any  # a ReplicationCursor, or what reads like one
@@ -55,17 +78,23 @@ class ChangeStream:
         except CopyImpossible:
             # The driver answers keep-alives with positions of its own, which would move the anchor.
             cursor_slot.expect_not_past(self._cursor, anchor, start)
-            self._cursor = RawCursor(session)
+            self._cursor = RawCursor(session, lambda: self._confirmed.acknowledged)
+            self._confirmed.is_read = True
             name = anchor
             log.info("no copy of the slot %s can be made: it is read itself, and not moved", anchor)
         self._cursor.start_replication_expert(start_statement(session, name, publication, start), decode=False)
         self._farewell = Farewell(told, session)
+        self._keeper = Keeper(self._confirm)
+        if confirmed is not None and not confirmed.is_read:
+            self._keeper.start()
 
     def __enter__(self) -> ChangeStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._farewell.end()
+        self._keeper.end()
+        self._confirmed.is_read = False
         self._cursor.close()
         self._session.close()
 
@@ -113,6 +142,47 @@ class ChangeStream:
             yield message.data_start, frame
         # Never past it: what the server skipped behind a fence that ends a decoding session, it may skip wrongly.
         self.position = fence
+
+    def follow_on(self, changes: Changes, gate: Callable[[int], None] | None) -> Iterator[bool]:
+        """Give every message to ``changes`` as it comes, without an end. Yields now and then, and behind each commit:
+        true where nothing is there to be read, and ``wait`` waits. ``gate`` is passed with each commit's position
+        before its first row."""
+        cursor, read, take = self._cursor, self._cursor.read_message, changes.take
+        left = _AT_ONCE
+        while True:
+            message = read()
+            if message is None:
+                if not self.in_transaction:
+                    self.position = max(self.position, cursor.wal_end)
+                yield True
+                continue
+            frame = message.payload
+            if frame[0] == pgoutput.BEGIN:
+                self.in_transaction = True
+                if gate is not None:
+                    gate(_COMMIT_LSN(frame, 1)[0])
+            commit = take(message.data_start, frame)
+            left -= 1
+            if commit is not None:
+                self.in_transaction = False
+                self.position = max(self.position, commit.end_lsn)
+            elif left:
+                continue
+            left = _AT_ONCE
+            yield False
+
+    def wait(self, seconds: float, woken: int) -> None:
+        """Until there is something to be read, or ``woken`` can be; at most ``seconds``."""
+        if self._session.closed:
+            raise psycopg2.OperationalError("the connection is closed")
+        select.select([self._session.fileno(), woken], [], [], seconds)
+
+    def ask(self) -> None:
+        """Have the server say how far it has decoded."""
+        self._cursor.send_feedback(write_lsn=self._cursor.wal_end, reply=True)
+
+    def _confirm(self) -> None:
+        self._cursor.send_feedback(write_lsn=self._cursor.wal_end, flush_lsn=self._confirmed.sent, force=True)
 
 
 class _Asking:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from airbyte_pg.errors import POSITIONS, ConfigError
+from airbyte_pg.errors import CONTINUOUS, POSITIONS, ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from source_postgres_cdc.selection import Selection, selection
 
@@ -17,6 +17,9 @@ _LONGEST_NAME = 63
 DEFAULT_SLOT = "airbyte_slot"
 DEFAULT_PUBLICATION = "airbyte_publication"
 
+
+# A state is due after this time in a continuous run, where the configuration does not say.
+_CONTINUOUS_CHECKPOINT_S = 1.0
 
 # What Airbyte's connector has and this one has no use for.
 HIDDEN: dict[str, Any] = {"airbyte_hidden": True}
@@ -192,13 +195,40 @@ class SourceSettings(ConnectionSettings):
         default=10.0,
         gt=0,
         title="Seconds per Checkpoint",
-        description="A state is given at the first commit after so many seconds.",
+        description="A state is given at the first commit after so many seconds. Where nothing is said, a continuous "
+        "run gives one each second in which something was sent.",
+    )
+    run_mode: Literal["batch", "continuous"] = Field(
+        default="batch",
+        title="Run Mode",
+        description="batch: up to the present. continuous: changes are sent as they are committed, until SIGTERM.",
+    )
+    max_run_seconds: int = Field(
+        default=0,
+        ge=0,
+        title="Seconds of a Continuous Run",
+        description="A continuous run ends after so many seconds. 0: it has no end.",
+    )
+    acknowledge_from_state_file: bool = Field(
+        default=False,
+        title="Acknowledge from the State File",
+        description="In a continuous run the file given by --state is read again when it changes, and the slot is "
+        "moved to the position found there, so that the server need not keep WAL until the next start.",
+    )
+    acknowledge_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        title="Seconds between Acknowledgements",
+        description="The slot is moved so often at most, or once in 256 MB of WAL.",
+        json_schema_extra=HIDDEN,
     )
 
     @model_validator(mode="after")
     def _told_by_a_runner(self) -> SourceSettings:
         if "emit_position" not in self.model_fields_set and os.environ.get(POSITIONS):
             self.emit_position = True
+        if os.environ.get(CONTINUOUS):
+            self.run_mode, self.acknowledge_from_state_file = "continuous", True
         return self
 
     @model_validator(mode="before")
@@ -259,9 +289,16 @@ class SourceSettings(ConnectionSettings):
     @property
     def checkpoint_seconds(self) -> float:
         """Seconds after which a state is due."""
-        return min(
-            self.sync_checkpoint_seconds, self.checkpoint_target_interval_seconds or self.sync_checkpoint_seconds
-        )
+        given = self.model_fields_set
+        seconds = self.sync_checkpoint_seconds
+        if self.is_continuous and "sync_checkpoint_seconds" not in given:
+            seconds = float(self.checkpoint_target_interval_seconds or _CONTINUOUS_CHECKPOINT_S)
+        return min(seconds, self.checkpoint_target_interval_seconds or seconds)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the run has no end of its own."""
+        return self.run_mode == "continuous"
 
     @property
     def selection(self) -> Selection:
@@ -334,6 +371,5 @@ class SourceSettings(ConnectionSettings):
 
 # Options of the design that this version does not honour; the values that mean the present behaviour are accepted.
 _NOT_YET: dict[str, tuple[Any, ...]] = {
-    "run_mode": ("batch",),
     "table_filters": ([],),
 }

@@ -1,7 +1,7 @@
 """The anchor: the durable slot that keeps WAL and the position. Inspect, judge by the state, create, advance, drop.
 
 It is moved by exactly one statement, ``pg_replication_slot_advance`` in ``advance``, to the LSN of the state that a
-sync was started with (design section 3, "An anchor and a cursor").
+sync was started with, or that came back while it runs (design section 3, "An anchor and a cursor").
 """
 
 from __future__ import annotations
@@ -331,7 +331,12 @@ def _locked_by(name: str, holders: str) -> TransientError:
 
 
 def _holders(session: Connection, key: int) -> str:
-    return "; ".join(row[0] for row in server.rows(session, _HOLDER, {"key": key}))
+    return "; ".join(holder for _, holder in server.rows(session, _HOLDER, {"key": key}))
+
+
+def is_locked_by(session: Connection, name: str, pid: int) -> bool:
+    """Whether the server's process ``pid`` holds the lock on the anchor ``name``."""
+    return any(pid == holder for holder, _ in server.rows(session, _HOLDER, {"key": _lock_key(name)}))
 
 
 def _lock_key(name: str) -> int:
@@ -339,7 +344,7 @@ def _lock_key(name: str) -> int:
 
 
 _HOLDER = """
-select format('pid %%s, %%s, since %%s', a.pid, coalesce(nullif(a.application_name, ''), '?'), a.backend_start)
+select a.pid, format('pid %%s, %%s, since %%s', a.pid, coalesce(nullif(a.application_name, ''), '?'), a.backend_start)
 from pg_locks l join pg_stat_activity a using (pid)
 where l.locktype = 'advisory' and l.granted
   and l.database = (select oid from pg_database where datname = current_database())

@@ -3,10 +3,13 @@ that says hello and good-bye should not load what reads changes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airbyte_pg import messages
-from airbyte_pg.catalog import load_catalog
+from airbyte_pg.catalog import ConfiguredStream, load_catalog
 from airbyte_pg.cli import Call
 from airbyte_pg.connect import reached
 from airbyte_pg.errors import ConfigError, StreamName
@@ -16,6 +19,10 @@ from source_postgres_cdc import publication, server, tables
 from source_postgres_cdc.selection import Selection
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.tables import Membership, Table
+
+if TYPE_CHECKING:
+    from source_postgres_cdc.emitter import Emitter
+    from source_postgres_cdc.memory import Memory
 
 
 def check(call: Call) -> None:
@@ -51,20 +58,36 @@ def discover(call: Call) -> None:
 
 
 def read(call: Call) -> None:
-    """Read the catalog's streams: a snapshot of what is new, then the changes, up to the present."""
-    from source_postgres_cdc import standby, state, streams
+    """Read the catalog's streams: a snapshot of what is new, then the changes, up to the present or as they come."""
+    from source_postgres_cdc import continuous
     from source_postgres_cdc.emitter import Emitter
-    from source_postgres_cdc.sync import Sync
 
     given = _settings(call)
     configured = load_catalog(call.catalog)
     if not configured:
         raise ConfigError("The configured catalog has no streams.", remedy="Select at least one stream.")
     emitter = Emitter(call.lines, [entry.id for entry in configured], state_per_stream=given.state_type == "stream")
+    if not given.is_continuous:
+        _read_once(call, given, configured, emitter, None)
+        return
+
+    def attempt(memory: Memory) -> bool:
+        return _read_once(call, given, configured, emitter, memory)
+
+    continuous.run(attempt, emitter, call.lines, given.max_run_seconds)
+
+
+def _read_once(
+    call: Call, given: SourceSettings, configured: Sequence[ConfiguredStream], emitter: Emitter, memory: Memory | None
+) -> bool:
+    """What is done in one session: a sync; of a continuous run as much as it lasts for, then true when it is over."""
+    from source_postgres_cdc import continuous, standby, state, streams
+    from source_postgres_cdc.sync import Sync
+
     with reached(given) as settings, closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
         followed = {entry.id for entry in configured if entry.sync_mode == "incremental"}
-        last = state.load(call.state, facts.database, followed)
+        last = state.load(_state_file(call, settings), facts.database, followed)
         if facts.in_recovery and facts.version < standby.MINIMUM_VERSION:
             raise ConfigError("A standby can be read from PostgreSQL 16 on.", remedy="Connect to the primary.")
         if facts.wal_level != "logical" and followed:
@@ -74,12 +97,24 @@ def read(call: Call) -> None:
             )
         schemas = tuple({entry.stream.namespace or "" for entry in configured})
         rendering = server.rendering(session, facts, settings)
-        wanted = streams.resolve(configured, tables.load(session, Selection(schemas)), rendering)
+        found = tables.load(session, Selection(schemas))
+        sync = Sync(session, facts, settings, emitter, memory)
+        if memory is not None:
+            wanted = continuous.resolve(configured, found, rendering, memory, facts)
+            return sync.run_on(wanted, memory.state or last, call.state, memory)
+        wanted = streams.resolve(configured, found, rendering)
         try:
-            Sync(session, facts, settings, emitter).run(wanted, last)
+            sync.run(wanted, last)
         except BaseException:
             emitter.incomplete()
             raise
+    return True
+
+
+def _state_file(call: Call, settings: SourceSettings) -> Path | None:
+    """The state to go on from; a file that the runner is still to make is none."""
+    is_awaited = settings.is_continuous and settings.acknowledge_from_state_file
+    return None if is_awaited and call.state is not None and not call.state.exists() else call.state
 
 
 def _settings(call: Call) -> SourceSettings:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 
 import msgspec
 
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
+from airbyte_pg.errors import ConfigError
 from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, server, stamp, tables
+from source_postgres_cdc.acknowledge import Acknowledging
+from source_postgres_cdc.definitions import Definitions
 from source_postgres_cdc.emitter import Emitter
-from source_postgres_cdc.follow import Following
+from source_postgres_cdc.follow import BULK_BYTES, Following
 from source_postgres_cdc.initial import InitialLoad
+from source_postgres_cdc.memory import Memory
 from source_postgres_cdc.server import Server
 from source_postgres_cdc.settings import SourceSettings
 from source_postgres_cdc.state import SWEEP, State, StreamProgress, merged
@@ -21,29 +27,87 @@ from source_postgres_cdc.streams import Stream, is_outdated, published, what_hap
 log = logging.getLogger(__name__)
 
 
-class Sync(msgspec.Struct):
-    """One run of ``read``: its sessions, settings and output.
+class _Begun(msgspec.Struct):
+    """Streams that have been met with the state. ``is_owed``: changes since its position are."""
 
-    ``session`` is an ordinary session: it holds the lock on the anchor, the snapshot, and the catalogue.
+    streams: list[Stream]
+    followed: list[Stream]
+    state: State
+    is_owed: bool
+
+
+class Sync(msgspec.Struct):
+    """One run of ``read``, or of a continuous one what is done in one session: its settings and output.
+
+    ``session`` is an ordinary session: it holds the lock on the anchor, the snapshot, and the catalogue. ``memory`` is
+    of a continuous run.
     """
 
     session: Connection
     server: Server
     settings: SourceSettings
     emitter: Emitter
+    memory: Memory | None = None
 
     def run(self, streams: Sequence[Stream], given: State | None) -> None:
         """Read ``streams``, going on from the state ``given``; ends at the fence with COMPLETE."""
         self.emitter.started()
         if any(stream.is_followed for stream in streams):
-            self._read_followed(list(streams), given)
+            self._catch_up(self._begin(self._publish(list(streams)), given))
         else:
             self._initial_load().read(streams)
         self.emitter.complete()
 
-    def _read_followed(self, streams: list[Stream], given: State | None) -> None:
-        streams = self._publish(streams)
+    def run_on(self, streams: Sequence[Stream], given: State | None, state_file: Path | None, memory: Memory) -> bool:
+        """Like ``run``, and on: until the run is to end, or until tables must be met anew: then false.
+
+        What came back is read from ``state_file``. COMPLETE is the caller's to say. Raises CatalogOutdated.
+        """
+        self.emitter.started()
+        if not any(stream.is_followed for stream in streams):
+            self._initial_load().read(streams)
+            return True
+        streams = self._publish(list(streams))
+        oids = [stream.table.oid for stream in streams if stream.is_followed]
+        definitions = Definitions(self.session, self.settings, oids, memory.columns)
+        memory.columns = definitions.columns
+        begun = self._begin(streams, given)
+        with ExitStack() as threads:
+            threads.enter_context(heartbeat.beating(self.settings))
+            if state_file is not None and self.settings.acknowledge_from_state_file:
+                threads.enter_context(self._acknowledging(state_file, begun, memory))
+            self._catch_up(begun)
+            following = self._following(begun.followed)
+            with memory.stop.heeded():
+                while not memory.stop.is_asked and self._is_far_behind(begun.state):
+                    self._follow(begun.followed, begun.state)
+                return following.read_on(begun.state, definitions, memory)
+
+    def _begin(self, streams: list[Stream], given: State | None) -> _Begun:
         followed = [stream for stream in streams if stream.is_followed]
+        if self.memory is not None and self.memory.state is not None:
+            state, is_owed = self.memory.state, True
+            anchor.hold_again(self.session, self.server, self.settings, state)
+            self.memory.resume(self.session, self.emitter, state)
+        else:
+            state, is_owed = self._hold(followed, given)
+        if is_owed and given is not None and self.settings.emit_position:
+            # A destination must know of which slot and server the positions are, before the first of them.
+            self.emitter.state(state)
+        for stream in list(followed):
+            if progress := state.streams.get(stream.id):
+                try:
+                    self._meet(stream, progress)
+                except ConfigError as error:
+                    if self.memory is None or not self.memory.is_caught_up:
+                        raise
+                    self.memory.set_aside(stream.id, error)
+                    followed.remove(stream)
+                    streams.remove(stream)
+        return _Begun(streams, followed, state, is_owed)
+
+    def _hold(self, followed: list[Stream], given: State | None) -> tuple[State, bool]:
+        """The state to go on from with the anchor held, and whether changes since then are owed."""
         is_refresh = all(stream.is_truncating for stream in followed)
         held = anchor.hold(self.session, self.server, self.settings, given, is_refresh=is_refresh)
         given = held.given
@@ -56,21 +120,21 @@ class Sync(msgspec.Struct):
             streams=merged(given.streams if given else {}, [stream.id for stream in followed]),
             cuts=set(given.cuts) if given else set(),
         )
-        if given is not None and self.settings.emit_position:
-            # A destination must know of which slot and server the positions are, before the first of them.
-            self.emitter.state(state)
-        for stream in followed:
-            if progress := state.streams.get(stream.id):
-                self._meet(stream, progress)
-        load = self._initial_load()
+        if self.memory is not None:
+            self.memory.begin(state)
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
-        is_owed = given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
-        is_over = False
+        return state, given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
+
+    def _catch_up(self, begun: _Begun) -> None:
+        """Read what is to be read whole, and the changes up to the present."""
+        load = self._initial_load()
+        state, is_owed, is_over = begun.state, begun.is_owed, False
         while not is_over:
-            is_over = load.read_new(streams, state, is_owed=is_owed)
+            is_over = load.read_new(begun.streams, state, is_owed=is_owed)
             if is_over and not self.server.in_recovery:
                 heartbeat.beat(self.settings)
-            self._follow(followed, state)
+            with self.memory.heeding(is_over) if self.memory is not None else nullcontext():
+                self._follow(begun.followed, state)
             if any(progress.sweep == SWEEP for progress in state.streams.values()):
                 is_over = False
             if not is_over:
@@ -114,12 +178,28 @@ class Sync(msgspec.Struct):
             barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
         behind = max(fence - state.lsn, 0) / 1e6
         log.info("following changes from %s to %s: %.1f MB", lsn.render(state.lsn), lsn.render(fence), behind)
-        following = Following(self.session, self.server, self.settings, self.emitter, followed)
+        following = self._following(followed)
         for end in sorted({*state.cuts, fence}):
             following.read_to(end, state)
         server.value(self.session, "select 1")  # the lock is still ours
         self._sweep(followed, state)
+        if self.memory is not None:
+            self.memory.said(state)
         self.emitter.state(state)
+
+    def _following(self, followed: Sequence[Stream]) -> Following:
+        return Following(self.session, self.server, self.settings, self.emitter, followed, self.memory)
+
+    def _is_far_behind(self, state: State) -> bool:
+        """Whether so much has been written meanwhile that it should not be streamed."""
+        return barrier.flushed_position(self.session) - state.lsn > BULK_BYTES
+
+    def _acknowledging(self, state_file: Path, begun: _Begun, memory: Memory) -> Acknowledging:
+        followed = [stream.id for stream in begun.followed]
+        pid = self.session.info.backend_pid
+        return Acknowledging(
+            state_file, self.settings, self.server, begun.state, memory.confirmed, followed=followed, lock_pid=pid
+        )
 
     def _sweep(self, followed: Sequence[Stream], state: State) -> None:
         """Say of streams that were read anew, because rows had gone unseen, that everything older is to be removed."""
@@ -144,4 +224,5 @@ class Sync(msgspec.Struct):
         return published(streams, tables.load_members(self.session, self.server.version, name))
 
     def _initial_load(self) -> InitialLoad:
-        return InitialLoad(self.session, self.server, self.settings, self.emitter)
+        done = self.memory.read if self.memory is not None else None
+        return InitialLoad(self.session, self.server, self.settings, self.emitter, done)

@@ -67,7 +67,7 @@ def test_airbyte_configurations_are_accepted(more):
         ({"entra_service_principal_auth": True}, "password"),
         ({"jdbc_url_params": "currentSchema=a"}, "currentSchema"),
         ({"truncate_handling": "ignore"}, "'warn', 'fail' or 'propagate'"),
-        ({"run_mode": "continuous"}, "run_mode"),
+        ({"run_mode": "forever"}, "'batch' or 'continuous'"),
         ({"tables": "public.a b.c"}, "whitelist"),
     ],
 )
