@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from integration_tests.source.reading import catalog_of, position, read
+from integration_tests.source.reading import catalog_of, read
 from integration_tests.source.staying import ended, sends, stay, stopped
 
 _ALL = "select 'x' || i from generate_series(1, {}) i"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-import os
 import re
 
 import psycopg2
 from psycopg2 import errors
 
-from airbyte_pg.errors import HAS_WORKED, ConfigError, ConnectorError, SystemFault, TransientError
+from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError, Unreachable
 
 
 class Phase(enum.Enum):
@@ -145,17 +144,17 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
         "The server is not of the kind that targetServerType asks for.",
         "Connect to another, or leave it out of jdbc_url_params.",
     ),
-    ("could not translate host name", ConfigError, "The host name is unknown.", "Check the host."),
+    ("could not translate host name", Unreachable, "The host name is unknown.", "Check the host."),
     (
         "on socket .*(No such file|Connection refused)",
-        ConfigError,
+        Unreachable,
         "There is no Unix socket of a server in this directory for this port.",
         "Check host and port.",
     ),
-    ("Connection refused", ConfigError, "Nothing listens at this host and port.", "Check both, and the firewall."),
+    ("Connection refused", Unreachable, "Nothing listens at this host and port.", "Check both, and the firewall."),
     (
         "timeout expired|No route to host|Network is unreachable|Cannot assign requested address",
-        ConfigError,
+        Unreachable,
         "The server did not answer in time or cannot be reached.",
         "Check host, port and firewall.",
     ),
@@ -242,13 +241,6 @@ CONNECT_TEXTS: tuple[tuple[str, type[ConnectorError], str, str], ...] = (
 )
 
 
-# What a server looks like that is away for a while.
-_ABSENCE = re.compile(
-    "could not translate host name|on socket|Connection refused|timeout expired|No route to host"
-    "|Network is unreachable|SSL SYSCALL error|server closed the connection"
-)
-
-
 def classify(error: BaseException, phase: Phase) -> ConnectorError:
     """``error`` as a ConnectorError, the original as its cause. What nobody knows is a SystemFault."""
     if isinstance(error, ConnectorError):
@@ -279,12 +271,10 @@ def _of_server(error: psycopg2.Error, phase: Phase) -> ConnectorError:
         return SystemFault("The server reported an unexpected error.", detail=f"SQLSTATE {code}")
     text = str(error)
     if phase is Phase.CONNECTING:
-        is_away = bool(os.environ.get(HAS_WORKED) and _ABSENCE.search(text))
         for pattern, kind, wording, remedy in CONNECT_TEXTS:
             if re.search(pattern, text, re.DOTALL):
-                return (TransientError if is_away else kind)(wording, remedy=remedy)
-        unknown = TransientError if is_away else ConfigError
-        return unknown("The connection to the server could not be made.", remedy="Check host and port.")
+                return kind(wording, remedy=remedy)
+        return Unreachable("The connection to the server could not be made.", remedy="Check host and port.")
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError)):
         # Without a SQLSTATE after the first success: libpq lost the server.
         return TransientError("The connection to the server was lost.")

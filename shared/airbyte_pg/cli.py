@@ -19,11 +19,13 @@ from airbyte_pg.classify import Phase, classify
 from airbyte_pg.errors import (
     CONFIG_EXIT,
     CONTINUOUS,
+    HAS_WORKED,
     CatalogOutdated,
     ConfigError,
     ConnectorError,
     OutputClosed,
     Stopped,
+    Unreachable,
 )
 from airbyte_pg.lines import LineWriter
 from airbyte_pg.logs import Secrets
@@ -111,7 +113,8 @@ def _run_caught(command: Command, command_name: str, call: Call) -> int:
 def _exit_code(failure: ConnectorError) -> int:
     # In a pipe the kind of the source's failure ends at the destination; the runner sees its exit code.
     is_final = isinstance(failure, ConfigError) and failure.exit_code == ConfigError.exit_code
-    return CONFIG_EXIT if is_final and os.environ.get(CONTINUOUS) else failure.exit_code
+    is_away = isinstance(failure, Unreachable) and os.environ.get(HAS_WORKED)
+    return CONFIG_EXIT if is_final and not is_away and os.environ.get(CONTINUOUS) else failure.exit_code
 
 
 def _parser(name: str, description: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from airbyte_pg.errors import (
     CONFIG_EXIT,
     CONTINUOUS,
     HAS_WORKED,
+    ONCE,
     REFRESHES,
     CatalogOutdated,
     ConfigError,
@@ -64,7 +65,7 @@ class Continuous:
     def _attempt(self) -> Ended:
         """Both sides, from the last saved state, until one of them ends."""
         pair = self._pair
-        code, catalog = pair.catalog(self._environment(CONTINUOUS))
+        code, catalog = pair.catalog(self._environment("1"))
         if code or self._processes.stopped_by is not None:
             return Ended(code, 0)
         configured = configure(catalog, pair.generations)
@@ -72,7 +73,7 @@ class Continuous:
         self._refreshed = refreshable(configured, pair.generations)
         followed = self._followed(configured)
         if not self._is_open and (len(followed) < len(configured["streams"]) or any(map(is_replaced, followed))):
-            ended = pair.move(configured, self._environment())
+            ended = pair.move(configured, self._environment(ONCE))
             if ended.worst or self._processes.stopped_by is not None:
                 return ended
             self._processes.renew()
@@ -81,7 +82,7 @@ class Continuous:
                 if name_of(stream) in pair.generations.numbered:
                     stream["minimum_generation_id"] = 0
         self._is_open = True
-        return pair.move({"streams": followed}, self._environment(CONTINUOUS), for_long=True)
+        return pair.move({"streams": followed}, self._environment("1"), for_long=True)
 
     def _followed(self, configured: Json) -> list[Json]:
         """The streams of a configured catalog that go on; of the others the user hears once."""
@@ -98,10 +99,10 @@ class Continuous:
             )
         return followed
 
-    def _environment(self, *more: str) -> Mapping[str, str]:
-        asked = [*more, *([REFRESHES] if self._refreshed else [])]
+    def _environment(self, continuous: str) -> Mapping[str, str]:
         # A server that was there and is not there now will be there again.
-        return dict.fromkeys([*asked, *([] if self._pair.states.is_empty else [HAS_WORKED])], "1")
+        more = {REFRESHES: bool(self._refreshed), HAS_WORKED: not self._pair.states.is_empty}
+        return {CONTINUOUS: continuous, **{name: "1" for name, holds in more.items() if holds}}
 
     def _judge(self, ended: Ended) -> int | None:
         """What ``ended`` means for the run: its exit code, or None where it goes on."""

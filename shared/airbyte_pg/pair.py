@@ -150,7 +150,9 @@ class Pair:
             finally:
                 self.progress.clear()
             code = self._processes.wait_for(receiver, _ORDERLY_GRACE_S)
-            self._processes.wait_for(sender, _FAILED_GRACE_S if code else _ORDERLY_GRACE_S)
+            # One that has nothing to say would find out late that nobody listens.
+            failed_grace_s = 0.0 if for_long else _FAILED_GRACE_S
+            self._processes.wait_for(sender, failed_grace_s if code else _ORDERLY_GRACE_S)
         left_alone = bool(code) and self._processes.was_ended_by_us(sender)
         return Ended(exit_code(sender), code, left_alone)
 

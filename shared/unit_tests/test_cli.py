@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import logging, os, signal, sys
 from airbyte_pg import cli
-from airbyte_pg.errors import ConfigError, StreamName
+from airbyte_pg.errors import ConfigError, StreamName, Unreachable
 
 def spec(call):
     "the spec"
@@ -34,8 +34,8 @@ def read(call):
     raise RuntimeError('hush"hush')
 
 def write(call):
-    "a write of a wrong configuration"
-    raise ConfigError("It is wrong.")
+    "a write of a wrong configuration, or to a server that is away"
+    raise ConfigError("It is wrong.") if call.config.name == "wrong" else Unreachable("Nobody is there.")
 
 sys.exit(cli.run("it", "A connector.", {"spec": spec, "check": check, "read": read, "write": write}))
 """
@@ -92,8 +92,10 @@ def test_sigterm_is_no_error():
 
 
 def test_config_error_has_an_exit_code_of_its_own_in_a_continuous_run(monkeypatch: pytest.MonkeyPatch):
-    arguments = ["write", "--config", "c", "--catalog", "c"]
-    assert run(*arguments).returncode == 1
+    files = ("--catalog", "c", "--config")
+    assert run("write", *files, "wrong").returncode == 1
     monkeypatch.setenv("AIRBYTE_PG_CONTINUOUS", "1")
-    assert run(*arguments).returncode == 78
-    assert run("read", *arguments[1:]).returncode == 1
+    assert [run("write", *files, config).returncode for config in ("wrong", "away")] == [78, 78]
+    monkeypatch.setenv("AIRBYTE_PG_HAS_WORKED", "1")
+    assert [run("write", *files, config).returncode for config in ("wrong", "away")] == [78, 1]
+    assert run("read", *files, "any").returncode == 1
