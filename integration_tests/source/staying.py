@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +52,14 @@ def state_behind(run: Running, key: int, stream: str = "t") -> dict[str, Any]:
         seen[0] = seen[0] or _is_row(message, stream, key)
         return seen[0] and message["type"] == "STATE"
 
-    found: dict[str, Any] = run.wait_for(covers)["state"]
-    return found
+    return _plain(run.wait_for(covers)["state"])
 
 
 def keep(path: Path, state: Any) -> None:
     """Replace the state file by one with ``state``, as a runner does: never half written."""
     beside = path.with_suffix(".new")
-    beside.write_text(json.dumps([state]) if not isinstance(state, str) else state)
-    os.replace(beside, path)
+    beside.write_text(state if isinstance(state, str) else json.dumps([_plain(state)]))
+    beside.replace(path)
 
 
 def stopped(run: Running) -> Outcome:
@@ -92,6 +90,22 @@ def positions(outcome: Outcome) -> list[str]:
     return [position_in(state) for state in outcome.states]
 
 
+def _plain(state: Any) -> dict[str, Any]:
+    # Counts come as Decimal.
+    found: dict[str, Any] = json.loads(json.dumps(state, default=float))
+    return found
+
+
 def _is_row(message: Message, stream: str, key: int) -> bool:
-    record = message.get("record")
-    return bool(record) and record["stream"] == stream and record["data"].get("id") == key
+    record = message.get("record", {})
+    return bool(record.get("stream") == stream and record["data"].get("id") == key)
+
+
+def has_value(name: str, value: Any) -> Callable[[Message], bool]:
+    """Tells a row whose column ``name`` has ``value``."""
+    return lambda message: message.get("record", {}).get("data", {}).get(name) == value
+
+
+def logs(text: str) -> Callable[[Message], bool]:
+    """Tells a log line that has ``text`` in it."""
+    return lambda message: text in message.get("log", {}).get("message", "")

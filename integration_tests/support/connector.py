@@ -200,6 +200,12 @@ class Running:
         assert self._process.stdout is not None
         yield from self._process.stdout
 
+    def stop_reading(self) -> None:
+        """Close the pipe that a held connector writes to."""
+        assert self._is_held
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
@@ -237,7 +243,7 @@ class Running:
 
     def _read_stdout(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in () if self._process.stdout.closed else self._process.stdout:
             message = _parsed(line)
             with self._arrival:
                 self._outcome.lines.append(line)

@@ -60,6 +60,12 @@ class Proxy:
         with self._lock:
             self._points, self._action = list(points), action
 
+    def cut(self) -> None:
+        """Every connection that stands breaks; new ones are accepted."""
+        for each in list(self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def __enter__(self) -> Proxy:
         self._spawn(self._accept)
         return self

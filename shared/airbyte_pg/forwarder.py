@@ -19,7 +19,7 @@ import msgspec
 import paramiko
 
 from airbyte_pg import ssh
-from airbyte_pg.errors import ConfigError, ConnectorError, TransientError
+from airbyte_pg.errors import ConnectorError, TransientError, Unreachable
 from airbyte_pg.tunnel import Order, Report
 
 _LOOPBACK = "127.0.0.1"
@@ -143,7 +143,7 @@ class Reports:
 
 
 def _report(what: str, failure: ConnectorError) -> Report:
-    kind = "config" if isinstance(failure, ConfigError) else failure.failure_type.partition("_")[0]
+    kind = "unreachable" if isinstance(failure, Unreachable) else failure.failure_type.partition("_")[0]
     report = {"what": what, "kind": kind, "message": failure.message, "remedy": failure.remedy}
     return msgspec.convert({**report, "detail": failure.detail}, Report)
 

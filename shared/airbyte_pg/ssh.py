@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import paramiko
 
-from airbyte_pg.errors import ConfigError, ConnectorError, TransientError
+from airbyte_pg.errors import ConfigError, ConnectorError, TransientError, Unreachable
 from airbyte_pg.ssh_key import private_key
 from airbyte_pg.tunnel import Order
 
@@ -110,13 +110,13 @@ def _connected(order: Order) -> socket.socket:
     try:
         connected = socket.create_connection((order.tunnel_host, order.tunnel_port), _TIMEOUT_S)
     except socket.gaierror as error:
-        raise ConfigError("The name of the SSH server (tunnel_host) is unknown.", remedy="Check it.") from error
+        raise Unreachable("The name of the SSH server (tunnel_host) is unknown.", remedy="Check it.") from error
     except ConnectionRefusedError as error:
-        raise ConfigError(
+        raise Unreachable(
             "Nothing listens at tunnel_host and tunnel_port.", remedy="Check both, and the firewall."
         ) from error
     except OSError as error:
-        raise ConfigError(
+        raise Unreachable(
             "The SSH server (tunnel_host) did not answer in time or cannot be reached.",
             remedy="Check host, port and firewall.",
             detail=f"errno {error.errno}",

@@ -13,13 +13,13 @@ from typing import Literal
 
 import msgspec
 
-from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError
+from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError, Unreachable
 
 # The forwarder has deadlines of its own; this one is for what nobody thought of.
 _STANDING_S = 120.0
 _LAST_WORDS_S = 0.5
 _END_S = 2.0
-_KINDS = {"config": ConfigError, "transient": TransientError, "system": SystemFault}
+_KINDS = {"config": ConfigError, "unreachable": Unreachable, "transient": TransientError, "system": SystemFault}
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 
 from airbyte_pg.catalog import ConfiguredStream
 from airbyte_pg.classify import Phase, classify
-from airbyte_pg.errors import CONTINUOUS, CatalogOutdated, ConfigError, OutputClosed, Stopped, TransientError
+from airbyte_pg.errors import (
+    CONTINUOUS,
+    CatalogOutdated,
+    ConfigError,
+    OutputClosed,
+    Stopped,
+    TransientError,
+    Unreachable,
+)
 from airbyte_pg.lines import LineWriter
 from source_postgres_cdc import streams
 from source_postgres_cdc.emitter import Emitter
@@ -50,14 +58,15 @@ def _repeat(attempt: Callable[[Memory], bool], memory: Memory) -> None:
         except Exception as error:
             failure = classify(error, Phase.WORKING)
             # Before the first session stands, waiting is the caller's business.
-            if memory.state is None or not isinstance(failure, TransientError) or isinstance(failure, OutputClosed):
+            may_pass = isinstance(failure, (TransientError, Unreachable)) and not isinstance(failure, OutputClosed)
+            if memory.state is None or not may_pass:
                 raise
             memory.pause(failure)
             is_over = memory.is_caught_up and memory.stop.is_asked
 
 
 def _complete(emitter: Emitter, memory: Memory) -> None:
-    if memory.state is not None:
+    if memory.state is not None and emitter.count_since_state:
         emitter.state(memory.state)
     emitter.incomplete(memory.aside)
     emitter.complete()

@@ -13,9 +13,8 @@ from airbyte_pg.errors import CONTINUOUS, CatalogOutdated, StreamName
 from source_postgres_cdc import publication, server
 from source_postgres_cdc.settings import SourceSettings
 
-_EVERY_S = 10.0
 # New tables are looked for among all that there are: not so often.
-_TABLES_EVERY_S = 60.0
+_TABLES_EVERY = 6
 
 # What a catalog says of the tables %(oids)s: names and columns.
 _COLUMNS = """
@@ -71,13 +70,13 @@ class Definitions:
         Raises CatalogOutdated where the runner's catalog is not what ``discover`` would say.
         """
         now = time.monotonic()
-        if not is_likely and now - self._looked_at < _EVERY_S:
+        if not is_likely and now - self._looked_at < self._settings.idle_seconds:
             return False
         self._looked_at = now
         columns, rest = self._look()
         if columns != self.columns and self._may_end:
             raise CatalogOutdated("Tables were altered, renamed or dropped: the catalog is to be discovered anew.")
-        if self._may_end and now - self._counted_at >= _TABLES_EVERY_S:
+        if self._may_end and now - self._counted_at >= _TABLES_EVERY * self._settings.idle_seconds:
             self._counted_at = now
             self._expect_no_new_table()
         return (columns, rest) != (self.columns, self._rest)

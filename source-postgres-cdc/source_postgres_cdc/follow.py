@@ -119,7 +119,8 @@ class Following:
 
         Ends with a STATE. Raises CatalogOutdated behind it.
         """
-        changes, pace = self._changes(state), Pace(self._settings.checkpoint_seconds)
+        changes = self._changes(state)
+        pace = Pace(self._settings.checkpoint_seconds, self._settings.idle_seconds)
         is_over, outdated = False, None
         gate = self._wait_for_standbys if self._settings.failover and not self._server.in_recovery else None
         with self._told_where_it_breaks(changes, state), self._stream(state.lsn) as reader:

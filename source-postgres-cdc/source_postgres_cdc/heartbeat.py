@@ -20,7 +20,6 @@ from source_postgres_cdc.server import APPLICATION_NAME
 from source_postgres_cdc.settings import SourceSettings
 
 _TIMEOUT = "60s"
-_EVERY_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def beating(settings: SourceSettings) -> Iterator[None]:
     is_over = threading.Event()
 
     def beat_on() -> None:
-        while not is_over.wait(_EVERY_S):
+        while not is_over.wait(settings.idle_seconds):
             beat(settings)
 
     if settings.replication_method.heartbeat_action_query.strip():

@@ -7,18 +7,15 @@ import time
 
 from source_postgres_cdc.replication import ChangeStream
 
-# So many times the time between two checkpoints, but a minute at most.
-_IDLE = 10
-_LONGEST_IDLE_S = 60.0
 _ANSWER_S = 1.0
 
 
 class Pace:
-    """``seconds``: between two STATEs with something new in them."""
+    """``seconds``: between two STATEs with something new in them; ``idle_s``: without."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, idle_s: float) -> None:
         self._seconds = seconds
-        self._idle_s = min(_IDLE * seconds, _LONGEST_IDLE_S)
+        self._idle_s = idle_s
         # The first change of a quiet time waits for nobody.
         self._said_at = time.monotonic() - seconds
         self._asked_at = 0.0

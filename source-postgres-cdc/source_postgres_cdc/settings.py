@@ -20,6 +20,8 @@ DEFAULT_PUBLICATION = "airbyte_publication"
 
 # A state is due after this time in a continuous run, where the configuration does not say.
 _CONTINUOUS_CHECKPOINT_S = 1.0
+_IDLE = 10
+_LONGEST_IDLE_S = 60.0
 
 # What Airbyte's connector has and this one has no use for.
 HIDDEN: dict[str, Any] = {"airbyte_hidden": True}
@@ -294,6 +296,11 @@ class SourceSettings(ConnectionSettings):
         if self.is_continuous and "sync_checkpoint_seconds" not in given:
             seconds = float(self.checkpoint_target_interval_seconds or _CONTINUOUS_CHECKPOINT_S)
         return min(seconds, self.checkpoint_target_interval_seconds or seconds)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds between what a continuous run does now and then, whether or not there are changes."""
+        return min(_IDLE * self.checkpoint_seconds, _LONGEST_IDLE_S)
 
     @property
     def is_continuous(self) -> bool:
