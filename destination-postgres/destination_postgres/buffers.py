@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass, field
 
 from airbyte_pg.errors import StreamName
@@ -13,23 +14,30 @@ _STREAM_BYTES = 64 << 10
 _MANY_STREAMS = 2
 # Of a full batch: enough to keep a server busy that has nothing to do.
 _IDLE_SHARE = 0.25
+# Of the age at which rows are to be visible: the rest is for the server to write them.
+_WAITING_SHARE = 0.5
+# A transaction of the source that comes without a pause is cut by its age so much later.
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a batch is flushed: at the first STATE behind this size or age, or anywhere at twice as much.
+    """When a batch is flushed: at the first STATE behind this size or age, or anywhere at twice the size.
 
     What has been cut once is in parts whatever is done: until its STATE comes, the next parts may be smaller.
 
     ``size_bytes`` counts raw and final rows together. One batch may be on its way to the server while the next is
     filled; batches larger than the default gained 5 % at most when measured. But each stream in a batch costs some
-    round trips, so a batch of many streams may be twice as large. ``age_s``: rows of a slow stream become
-    visible this long after they came.
+    round trips, so a batch of many streams may be twice as large.
+
+    ``age_s``: what ends in a STATE is visible so long after it came, if the server is quick. The server is given a
+    batch as soon as its STATE comes if it was given none for half of that time, but never while it is busy: then the
+    batch grows, whatever its age. So there are two flushes in that time at most that are not full.
     """
 
     size_bytes: int = 16 << 20
     row_count: int = 250_000
-    age_s: float = 5.0
+    age_s: float = 1.0
 
     def size_for(self, stream_count: int) -> int:
         """Bytes of a full batch with rows of so many streams."""
@@ -64,10 +72,11 @@ class StreamBuffer:
 class Batch:
     """What one flush writes, and the STATE lines that its commit releases, in their order."""
 
-    def __init__(self, limits: Limits, *, is_cut: bool = False) -> None:
-        """``is_cut``: it begins in the middle of what a STATE will end."""
+    def __init__(self, limits: Limits, *, is_cut: bool = False, before_s: float = -math.inf) -> None:
+        """``is_cut``: it begins in the middle of what a STATE will end; ``before_s``: when the batch before left."""
         self._limits = limits
         self._is_cut = is_cut
+        self._before_s = before_s
         self.streams: dict[StreamName, StreamBuffer] = {}
         self.acknowledgements: list[bytes] = []
         # Streams of which these tell for the first time how far they are, where that matters.
@@ -112,27 +121,28 @@ class Batch:
         """Whether there is anything to write."""
         return bool(self.streams)
 
-    def is_due(self, now_s: float, *, at_state: bool, server_idle: bool = False) -> bool:
-        """Whether to flush now; ``at_state``: the last thing that came was a STATE, so no transaction is cut.
+    def due_s(self, *, at_state: bool, paused: bool, server_idle: bool) -> float:
+        """When to flush it if nothing more comes, on the clock of ``add``: now, if that has passed.
 
-        ``server_idle``: no batch is on its way.
+        ``at_state``: the last thing that came was a STATE, so no transaction is cut. ``paused``: nothing more is there
+        yet. ``server_idle``: no batch is on its way; the end of one is waited for otherwise.
         """
         if self._since is None:
-            return False
-        age_s = now_s - self._since
+            return math.inf
         limits = self._limits
-        fullness = max(
-            self._size / limits.size_for(len(self.streams)),
-            self._row_count / limits.row_count,
-            age_s / limits.age_s,
-        )
+        fullness = max(self._size / limits.size_for(len(self.streams)), self._row_count / limits.row_count)
+        if fullness >= 2 or (at_state and fullness >= 1):
+            return self._since
         if self._is_cut and fullness >= (_IDLE_SHARE if server_idle else 1):
-            return True
-        return fullness >= 2 or (at_state and (fullness >= 1 or not self.has_rows))
-
-    def patience_s(self, now_s: float) -> float | None:
-        """How long to wait for more input before an idle input makes the batch due; None for ever."""
-        return None if self._since is None else max(self._since + self._limits.age_s - now_s, 0.0)
+            return self._since
+        if not server_idle:
+            return math.inf
+        if at_state:
+            if not self.has_rows:
+                return self._since
+            # In the middle of what has been read the next STATE is near, and a batch that was just begun waits for it.
+            return (self._before_s if paused else self._since) + limits.age_s * _WAITING_SHARE
+        return self._since + limits.age_s * (1 if paused or self._is_cut else _PATIENCE)
 
     def _begin(self, now_s: float) -> None:
         if self._since is None:

@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
-from destination_postgres import keyindex, mergesql, provisions, refillsql, sqlgen, swap
+from destination_postgres import direct, keyindex, mergesql, provisions, refillsql, sqlgen, swap
 from destination_postgres.columns import FINAL_META_TYPES
 from destination_postgres.copyin import copy_in
 from destination_postgres.finalparts import FinalRows
@@ -30,11 +30,6 @@ from destination_postgres.tables import (
 )
 from destination_postgres.transactions import brief_locks
 
-# One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
-_MERGE_SETTINGS = """\
-set local enable_seqscan = off;
-set local enable_bitmapscan = off;
-set local work_mem = '64MB'"""
 # Whole tables are read, sorted and joined.
 _SETTLE_SETTINGS = """\
 set local enable_seqscan = on;
@@ -91,6 +86,8 @@ def load(
     rows = FinalRows(plan.columns)
     if plan.dedup is None:
         mended = copy_in(cursor, target.final, rows, chunks, plan.id)
+    elif not truncations and direct.merge(cursor, plan.dedup, target, types(plan), chunks):
+        return {}
     else:
         # Nobody else sees it, so nobody holds it up: a dump of the database locks every table that it finds. One flush
         # of the stream at a time, as another one would make a table of the same name; and, where another connection
@@ -121,7 +118,7 @@ def fill(cursor: Cursor, plan: StreamPlan, rows: bytes, columns: Mapping[str, st
     cursor.execute(sqlgen.drop_tables([plan.staging]))
     cursor.execute(sqlgen.create_table(plan.staging, types(plan), unlogged=True))
     copy_in(cursor, plan.staging, FinalRows(plan.columns), [rows], plan.id)
-    cursor.execute(_MERGE_SETTINGS)
+    cursor.execute(mergesql.SETTINGS)
     _change(cursor, plan, plan.visible.final, refillsql.fill(plan.visible.final, plan.staging, columns))
     cursor.execute(sqlgen.drop_tables([plan.staging]))
 
@@ -288,7 +285,7 @@ def _settle(cursor: Cursor, plan: StreamPlan, dedup: Dedup, target: Target, *, i
 
 def _merge_once(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Table, target: Target) -> None:
     hashed = keyindex.is_hashed(cursor, target.final, dedup)
-    cursor.execute(_MERGE_SETTINGS)
+    cursor.execute(mergesql.SETTINGS)
     cursor.execute(mergesql.survey(staged, target.final, target.tombstones, dedup, hashed=hashed))
     has_null_parts, has_deletions, has_tombstones, has_rivals = cursor.fetchone() or (True, True, True, True)
     if has_deletions or has_tombstones:
@@ -323,7 +320,7 @@ def _apply_deletions(cursor: Cursor, plan: StreamPlan, dedup: Dedup, staged: Tab
     if target.tombstones is None:
         return
     hashed = keyindex.is_hashed(cursor, target.tombstones, dedup)
-    cursor.execute(_MERGE_SETTINGS)
+    cursor.execute(mergesql.SETTINGS)
     for null_parts in _null_patterns(cursor, dedup, staged):
         cursor.execute(mergesql.drop_beaten(staged, target.tombstones, dedup, null_parts, hashed=hashed))
         if dedup.deleted_at is not None:

@@ -18,6 +18,12 @@ from airbyte_pg.sql import literal, name, names
 from destination_postgres.naming import EXTRACTED_AT, RAW_ID
 from destination_postgres.sqlgen import Dedup, Table
 
+# One lookup per key through the index, whatever the statistics say; and a batch is sorted in memory.
+SETTINGS = """\
+set local enable_seqscan = off;
+set local enable_bitmapscan = off;
+set local work_mem = '64MB'"""
+
 
 def null_patterns(table: Table, key: Sequence[str]) -> sql.Composed:
     """Which combinations of NULL key parts occur: one boolean per key column, true where it is NULL."""
@@ -42,7 +48,7 @@ def survey(staging: Table, target: Table, tombstones: Table | None, dedup: Dedup
         " from only {staging} w"
     ).format(
         null_part=sql.SQL(" or ").join(sql.SQL("w.{} is null").format(name(column)) for column in dedup.key),
-        deleted=_is_deletion(dedup),
+        deleted=is_deletion(dedup),
         buried=sql.SQL("exists (select from only {})").format(tombstones.sql) if tombstones else sql.SQL("false"),
         rivals=sql.SQL("true") if hashed else above,
         staging=staging.sql,
@@ -65,14 +71,14 @@ def merge(
     The lookup is LATERAL with OFFSET 0, which the planner does not turn into a join over the whole target: without
     statistics of the keys (a table that is just being filled) it would, at fifty times the cost for a small batch.
     """
-    match = _match(dedup, null_parts, hashed=hashed)
+    match = same_key(dedup, null_parts, hashed=hashed)
     return _merge(staging, target, columns, dedup, null_parts, match, _all(), _is_kept(dedup))
 
 
 def bury(staging: Table, tombstones: Table, dedup: Dedup, null_parts: Sequence[bool], *, hashed: bool) -> sql.Composed:
     """Make a tombstone of the newest staged deletion of each key, in the place of older ones."""
-    match = _match(dedup, null_parts, hashed=hashed)
-    deletion = _is_deletion(dedup)
+    match = same_key(dedup, null_parts, hashed=hashed)
+    deletion = is_deletion(dedup)
     return _merge(staging, tombstones, tombstone_columns(dedup), dedup, null_parts, match, deletion, _all())
 
 
@@ -85,7 +91,7 @@ def fill(staging: Table, target: Table, columns: Sequence[str], dedup: Dedup) ->
         target.sql,
         names(dedup.key),
         staging.sql,
-        _newest_first(dedup),
+        newest_first(dedup),
         _is_kept(dedup),
         columns=names(columns),
     )
@@ -101,8 +107,8 @@ def drop_beaten(
         staging.sql,
         _has_null_parts(dedup.key, null_parts),
         tombstones.sql,
-        _match(dedup, null_parts, hashed=hashed),
-        _newer(dedup.cursor),
+        same_key(dedup, null_parts, hashed=hashed),
+        is_newer(dedup.cursor),
     )
 
 
@@ -112,8 +118,8 @@ def delete_older(target: Table, origin: Table, dedup: Dedup, null_parts: Sequenc
         target.sql,
         origin.sql,
         _has_null_parts(dedup.key, null_parts),
-        _match(dedup, null_parts, hashed=False),
-        _newer(dedup.cursor),
+        same_key(dedup, null_parts, hashed=False),
+        is_newer(dedup.cursor),
     )
 
 
@@ -127,7 +133,7 @@ def insert_missing(
     ).format(
         origin.sql,
         _has_null_parts(dedup.key, null_parts),
-        _match(dedup, null_parts, hashed=False),
+        same_key(dedup, null_parts, hashed=False),
         target=target.sql,
         columns=names(columns),
     )
@@ -169,7 +175,7 @@ def delete_rows(table: Table, raw_ids: Sequence[str]) -> sql.Composed:
 
 def delete_deletions(target: Table, dedup: Dedup) -> sql.Composed:
     """Delete the rows that are marks of deletions."""
-    return sql.SQL("delete from only {} w where {}").format(target.sql, _is_deletion(dedup))
+    return sql.SQL("delete from only {} w where {}").format(target.sql, is_deletion(dedup))
 
 
 def delete_outranked(target: Table, dedup: Dedup) -> sql.Composed:
@@ -178,7 +184,7 @@ def delete_outranked(target: Table, dedup: Dedup) -> sql.Composed:
         "delete from only {target} t using"
         " (select ctid, row_number() over (partition by {key} order by {newest_first}) from only {target}) w"
         " where t.ctid = w.ctid and w.row_number > 1"
-    ).format(target=target.sql, key=names(dedup.key), newest_first=_newest_first(dedup))
+    ).format(target=target.sql, key=names(dedup.key), newest_first=newest_first(dedup))
 
 
 def tombstone_columns(dedup: Dedup) -> list[str]:
@@ -214,8 +220,8 @@ def _merge(
         staging=staging.sql,
         null_parts=_has_null_parts(dedup.key, null_parts),
         considered=considered,
-        newest_first=_newest_first(dedup),
-        newer=_newer(dedup.cursor),
+        newest_first=newest_first(dedup),
+        newer=is_newer(dedup.cursor),
         target=target.sql,
         match=match,
         columns=names(columns),
@@ -234,7 +240,7 @@ def _all() -> sql.SQL:
     return sql.SQL("true")
 
 
-def _is_deletion(dedup: Dedup) -> sql.Composable:
+def is_deletion(dedup: Dedup) -> sql.Composable:
     """Whether the row ``w`` is the mark of a deletion and not to be seen."""
     return sql.SQL("w.{} is not null").format(name(dedup.deleted_at)) if dedup.deleted_at else sql.SQL("false")
 
@@ -243,7 +249,8 @@ def _is_kept(dedup: Dedup) -> sql.Composable:
     return sql.SQL("w.{} is null").format(name(dedup.deleted_at)) if dedup.deleted_at else _all()
 
 
-def _newest_first(dedup: Dedup) -> sql.Composed:
+def newest_first(dedup: Dedup) -> sql.Composed:
+    """ORDER BY of rows by key, the newest of each first."""
     # Raw ids rise in the order of arrival; as text only under "C".
     by_cursor = [sql.SQL("{} desc nulls last").format(name(dedup.cursor))] if dedup.cursor else []
     return sql.SQL(", ").join(
@@ -263,7 +270,7 @@ def _has_null_parts(key: Sequence[str], null_parts: Sequence[bool]) -> sql.Compo
     )
 
 
-def _match(dedup: Dedup, null_parts: Sequence[bool], *, hashed: bool) -> sql.Composed:
+def same_key(dedup: Dedup, null_parts: Sequence[bool], *, hashed: bool) -> sql.Composed:
     """Whether ``t`` and ``w`` have the same key; ``hashed``: in a way that an index over hashes serves."""
     # A function of the catalog's, by its name: trusted SQL.
     functions = [sql.SQL(function) if function and hashed else None for function in dedup.hashes]
@@ -280,7 +287,7 @@ def _match(dedup: Dedup, null_parts: Sequence[bool], *, hashed: bool) -> sql.Com
     return sql.SQL(" and ").join(conditions)
 
 
-def _newer(cursor: str | None) -> sql.Composed:
+def is_newer(cursor: str | None) -> sql.Composed:
     """Whether the row ``t`` is newer than ``w``; never NULL. Of equals the one that arrives later wins."""
     by_time = sql.SQL("t.{time} > w.{time}").format(time=name(EXTRACTED_AT))
     if cursor is None:

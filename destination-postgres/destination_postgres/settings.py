@@ -137,7 +137,10 @@ class DestinationSettings(ConnectionSettings):
         default=Limits.age_s,
         gt=0,
         title="Seconds per Flush",
-        description="Rows are committed at the first state so long after they came, or anywhere at twice as long.",
+        description=(
+            "How soon rows with a state behind them are visible, and the state comes back, if the server is quick. "
+            "Without one they are committed so long after they came, in a pause; else ten times as long."
+        ),
     )
 
     statement_timeout_seconds: float = Field(

@@ -11,6 +11,7 @@ Order of things, which is what this module is about:
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -90,14 +91,13 @@ class Writer:
 
     def _take_all(self) -> TruncatedInput | None:
         while True:
-            lines = self._inbox.read(self._batch.patience_s(time.monotonic()))
+            lines = self._inbox.read(self._patience_s())
             self._flusher.check()
             if lines is None:
                 return None
             if not lines:
-                # Woken by a flush that is done, or nothing came for so long that what there is should be shown; but the
-                # middle of a line is no end of anything.
-                self._flush_if_due(at_state=self._at_state or not self._inbox.is_within_line)
+                # Woken by a flush that is done, or nothing came for so long that what there is should be shown.
+                self._flush_if_due(paused=True)
                 continue
             try:
                 messages = self._inbox.parse(lines)
@@ -107,7 +107,7 @@ class Writer:
             self._take(messages)
             # Not to be held while the next lines are read: one may be very long.
             del lines, messages
-            self._flush_if_due(at_state=self._at_state)
+            self._flush_if_due(paused=self._at_state)
 
     def _take(self, messages: Sequence[Message | Line]) -> None:
         """Take the messages of one chunk: records up to the next other message at a time, stream by stream."""
@@ -168,17 +168,24 @@ class Writer:
             self._batch.told |= told
             self._untold -= told
         self._at_state = True
-        self._flush_if_due(at_state=True)
+        self._flush_if_due()
 
-    def _flush_if_due(self, *, at_state: bool) -> None:
-        server_idle = not self._flusher.is_busy
-        if not self._batch.is_due(time.monotonic(), at_state=at_state, server_idle=server_idle):
-            return
-        # STATE lines alone wait for the flush that is on its way; its end wakes the reader.
-        if self._batch.has_rows or not self._flusher.is_busy:
+    def _due_s(self, *, paused: bool) -> float:
+        # The middle of a line is no end of anything.
+        paused = paused and (self._at_state or not self._inbox.is_within_line)
+        return self._batch.due_s(at_state=self._at_state, paused=paused, server_idle=not self._flusher.is_busy)
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for more input; None for ever."""
+        due_s = self._due_s(paused=True)
+        return None if due_s == math.inf else max(due_s - time.monotonic(), 0.0)
+
+    def _flush_if_due(self, *, paused: bool = False) -> None:
+        if self._due_s(paused=paused) <= time.monotonic():
             self._flush()
 
     def _flush(self) -> None:
         if not self._batch.is_empty:
-            batch, self._batch = self._batch, Batch(self._limits, is_cut=not self._at_state)
+            batch = self._batch
+            self._batch = Batch(self._limits, is_cut=not self._at_state, before_s=time.monotonic())
             self._flusher.submit(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -27,54 +28,84 @@ def rows(size: int) -> Encoded:
     return Encoded(b"", b"x" * size, 1, size)
 
 
+def is_due(
+    batch: Batch, now_s: float = 0.0, *, at_state: bool, paused: bool = False, server_idle: bool = False
+) -> bool:
+    return batch.due_s(at_state=at_state, paused=paused, server_idle=server_idle) <= now_s
+
+
 def test_a_batch_waits_for_a_state_up_to_a_limit():
     batch = Batch(LIMITS)
-    assert not batch.is_due(0.0, at_state=True)
+    assert not is_due(batch, at_state=True)
     batch.add(USERS, rows(LIMITS.size_bytes), 0.0)
-    assert not batch.is_due(0.0, at_state=False)
-    assert batch.is_due(0.0, at_state=True)
+    assert not is_due(batch, at_state=False)
+    assert is_due(batch, at_state=True)
     batch.add(USERS, rows(LIMITS.size_bytes), 0.0)
-    assert batch.is_due(0.0, at_state=False)
+    assert is_due(batch, at_state=False)
 
 
 def test_what_has_been_cut_once_goes_on_in_smaller_parts_until_its_state():
     batch = Batch(LIMITS, is_cut=True)
     batch.add(USERS, rows(LIMITS.size_bytes // 4), 0.0)
-    assert batch.is_due(0.0, at_state=False, server_idle=True)
-    assert not batch.is_due(0.0, at_state=False)
+    assert is_due(batch, at_state=False, server_idle=True)
+    assert not is_due(batch, at_state=False)
     batch.add(USERS, rows(LIMITS.size_bytes), 0.0)
-    assert batch.is_due(0.0, at_state=False)
+    assert is_due(batch, at_state=False)
     batch.acknowledge(b"state\n", 0.0)
-    assert not batch.is_due(0.0, at_state=False, server_idle=True)
-    assert not Batch(LIMITS, is_cut=True).is_due(0.0, at_state=False, server_idle=True)
+    assert not is_due(batch, at_state=False, server_idle=True)
+    assert not is_due(Batch(LIMITS, is_cut=True), at_state=False, server_idle=True)
 
 
-def test_a_batch_becomes_due_with_age():
+def due_s(batch: Batch, *, at_state: bool = False, paused: bool = False, server_idle: bool = True) -> float:
+    return batch.due_s(at_state=at_state, paused=paused, server_idle=server_idle)
+
+
+def test_a_state_in_a_pause_is_due_at_once_when_the_server_was_left_alone():
+    first, next_one = Batch(LIMITS), Batch(LIMITS, before_s=99.9)
+    for batch in (first, next_one):
+        assert due_s(batch, at_state=True, paused=True) == math.inf
+        batch.add(USERS, rows(1), 100.0)
+        batch.acknowledge(b"state\n", 100.0)
+    assert due_s(first, at_state=True, paused=True) <= 100.0
+    assert due_s(next_one, at_state=True, paused=True) == 99.9 + LIMITS.age_s / 2
+    # More has been read already, and may end in a STATE as well.
+    assert due_s(first, at_state=True) == 100.0 + LIMITS.age_s / 2
+
+
+def test_a_busy_server_is_waited_for_and_the_batch_grows():
     batch = Batch(LIMITS)
-    assert batch.patience_s(100.0) is None
     batch.add(USERS, rows(1), 100.0)
-    assert batch.patience_s(101.0) == LIMITS.age_s - 1.0
-    assert batch.patience_s(200.0) == 0.0
-    assert not batch.is_due(100.0, at_state=True)
-    assert batch.is_due(100.0 + LIMITS.age_s, at_state=True)
-    assert not batch.is_due(100.0 + LIMITS.age_s, at_state=False)
-    assert batch.is_due(100.0 + 2 * LIMITS.age_s, at_state=False)
+    for at_state, paused in itertools.product((False, True), repeat=2):
+        assert due_s(batch, at_state=at_state, paused=paused, server_idle=False) == math.inf
+    batch.add(USERS, rows(LIMITS.size_bytes), 100.0)
+    assert due_s(batch, at_state=True, server_idle=False) <= 100.0
+    assert due_s(batch, server_idle=False) == math.inf
+
+
+def test_rows_without_a_state_are_due_by_age_sooner_in_a_pause():
+    batch = Batch(LIMITS, before_s=50.0)
+    batch.add(USERS, rows(1), 100.0)
+    assert due_s(batch, paused=True) == 100.0 + LIMITS.age_s
+    assert due_s(batch) == 100.0 + 10 * LIMITS.age_s
+    cut = Batch(LIMITS, is_cut=True)
+    cut.add(USERS, rows(1), 100.0)
+    assert due_s(cut) == 100.0 + LIMITS.age_s
 
 
 def test_rows_count_as_well():
     batch = Batch(Limits(row_count=2))
     for due_at_state, due in ((False, False), (True, False), (True, False), (True, True)):
         batch.add(USERS, rows(1), 0.0)
-        assert batch.is_due(0.0, at_state=True) is due_at_state
-        assert batch.is_due(0.0, at_state=False) is due
+        assert is_due(batch, at_state=True) is due_at_state
+        assert is_due(batch, at_state=False) is due
 
 
 def test_what_is_kept_for_the_server_to_refuse_counts_as_well():
     batch = Batch(LIMITS)
     batch.add(USERS, Encoded(b"", b"x", 2, 0, lambda position, raw_id: b"%d" % position + raw_id.encode()), 0.0)
-    assert not batch.is_due(0.0, at_state=True)
+    assert not is_due(batch, at_state=True)
     batch.add(USERS, Encoded(b"", b"x", 3, LIMITS.size_bytes, lambda position, raw_id: b"+%d" % position), 0.0)
-    assert batch.is_due(0.0, at_state=True)
+    assert is_due(batch, at_state=True)
     buffer = batch.streams[USERS]
     assert [buffer.spare_raw_row(position, "a") for position in range(5)] == [b"0a", b"1a", b"+0", b"+1", b"+2"]
     assert StreamBuffer().spare_raw_row(0, "a") == b""
@@ -84,22 +115,23 @@ def test_a_batch_of_many_streams_may_be_twice_as_large():
     batch = Batch(LIMITS)
     for number in range(1000):
         batch.add(StreamName("public", str(number)), rows(LIMITS.size_bytes // 500 - 100), 0.0)
-        assert not batch.is_due(0.0, at_state=False)
+        assert not is_due(batch, at_state=False)
     batch.add(USERS, rows(200_000), 0.0)
-    assert batch.is_due(0.0, at_state=True)
+    assert is_due(batch, at_state=True)
 
 
 def test_large_states_count_as_well():
     batch = Batch(LIMITS)
     batch.add(USERS, rows(1), 0.0)
     batch.acknowledge(b"x" * LIMITS.size_bytes, 0.0)
-    assert batch.is_due(0.0, at_state=True)
+    assert is_due(batch, at_state=True)
 
 
 def test_states_alone_are_due_at_once():
     batch = Batch(LIMITS)
     batch.acknowledge(b"state\n", 0.0)
-    assert batch.is_due(0.0, at_state=True)
+    assert is_due(batch, at_state=True, server_idle=True)
+    assert not is_due(batch, at_state=True)
     assert not batch.has_rows
 
 

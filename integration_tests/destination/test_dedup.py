@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from psycopg2 import sql
 
+from destination_postgres.direct import LARGEST_BYTES
 from destination_postgres.naming import helper_name
 from integration_tests.destination.writing import (
     USERS_CDC,
@@ -159,12 +160,17 @@ def test_composite_keys_against_a_reference_in_python(destination_db):
         assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 
-def test_rows_that_were_there_twice_become_one(destination_db):
+# Few bytes go with a statement, many through a staging table.
+SMALL_OR_LARGE = pytest.mark.parametrize("length", [1, LARGEST_BYTES], ids=["small batch", "large batch"])
+
+
+@SMALL_OR_LARGE
+def test_rows_that_were_there_twice_become_one(destination_db, length):
     """Duplicates that another version has left are healed when their key is touched."""
     sync(destination_db, PLAIN, change(1, "a") + change(1, "b", key=2))
     destination_db.execute("insert into public.items select * from public.items")
-    sync(destination_db, PLAIN, change(2, "c"))
-    assert values(destination_db) == [(1, "c"), (2, "b"), (2, "b")]
+    sync(destination_db, PLAIN, change(2, "c" * length))
+    assert values(destination_db) == [(1, "c" * length), (2, "b"), (2, "b")]
 
 
 def test_a_few_changes_touch_only_their_keys(destination_db):
@@ -184,13 +190,14 @@ def test_a_few_changes_touch_only_their_keys(destination_db):
     assert after - before < 5_000
 
 
-def test_a_staging_table_of_another_shape_is_not_in_the_way(destination_db):
+@SMALL_OR_LARGE
+def test_a_staging_table_of_another_shape_is_not_in_the_way(destination_db, length):
     """A killed sync has left it, and the stream's columns have changed since."""
     sync(destination_db, PLAIN, change(1, "a"))
     staging = helper_name("staging", "public", "items")
     destination_db.execute(f"create unlogged table airbyte_internal.{staging} (something_else int)")
-    sync(destination_db, PLAIN, change(2, "b"))
-    assert values(destination_db) == [(1, "b")]
+    sync(destination_db, PLAIN, change(2, "b" * length))
+    assert values(destination_db) == [(1, "b" * length)]
 
 
 def test_an_index_of_2x_is_used_and_no_second_one_made(destination_db):

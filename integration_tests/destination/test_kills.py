@@ -40,6 +40,13 @@ LOAD_POINTS = {
     "after COMMIT": Point("done", "^COMMIT"),
     "before the acknowledgement": Point("done", "^COMMIT", delivered=True),
 }
+# A small batch is merged by one statement.
+MERGE_POINTS = {
+    "before the merge": Point("query", "savepoint direct"),
+    "on the way to the merge": Point("query", "savepoint direct", delivered=True),
+    "the rows are merged": Point("done", "^INSERT"),
+    "after the merge": Point("done", "^RELEASE"),
+}
 # The swap's own transaction.
 BEGUN = [Point("query", "txid_current_snapshot")]
 SWAP_POINTS = {
@@ -118,9 +125,19 @@ def ended(db: Database, running: Running, victim: str) -> Outcome:
     return outcome
 
 
+@pytest.mark.parametrize("victim", [*VICTIMS, "server"])
+@pytest.mark.parametrize("point", MERGE_POINTS.values(), ids=MERGE_POINTS.keys())
+def test_killed_while_it_merges(destination_db, point, victim):
+    _kill_while_it_loads(destination_db, point, "append_dedup", victim)
+
+
 @pytest.mark.parametrize(("victim", "destination"), KILLS)
 @pytest.mark.parametrize("point", LOAD_POINTS.values(), ids=LOAD_POINTS.keys())
 def test_killed_while_it_loads(destination_db, point, destination, victim):
+    _kill_while_it_loads(destination_db, point, destination, victim)
+
+
+def _kill_while_it_loads(destination_db: Database, point: Point, destination: str, victim: str) -> None:
     catalog = one(destination=destination)
     server = destination_db.server
     with Proxy(server.host, server.port) as proxy, start(destination_db, proxy, catalog) as running:
