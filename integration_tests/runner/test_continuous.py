@@ -209,10 +209,14 @@ def test_tables_that_changed_are_discovered_anew(stage: Stage):
     assert len(list(stage.folder.glob("discover*.pid"))) == 2
 
 
-def test_catalog_of_the_user_that_is_outdated_ends_the_run(followed: Stage):
-    followed.script("source", CONTINUED + "sys.exit(66)")
-    done = followed.run(*continuous(followed))
-    assert (done.returncode, len(starts(followed))) == (1, 1)
+def test_catalog_of_the_user_is_met_with_the_tables_that_changed(followed: Stage):
+    followed.script("source", CONTINUED + "if number == 1: sys.exit(66)\nhere('on'); hang()")
+    followed.start("on", options=continuous(followed))
+    followed.runner.terminate()
+    code, errors = ended(followed)
+    assert (code, len(starts(followed))) == (0, 2)
+    assert "the run goes on with them as they are now" in errors
+    assert "started again" not in errors
 
 
 def test_nothing_to_follow_is_a_clear_error(stage: Stage):

@@ -110,9 +110,10 @@ class Continuous:
         if ended.source == RefreshNeeded.exit_code and self._refreshed:
             pair.refresh(self._refreshed)
             self._is_open = False
-        elif ended.source == CatalogOutdated.exit_code and pair.plan.catalog is None:
-            pair.progress.say("the tables have changed: the source is asked for them anew")
-        elif CONFIG_EXIT in ended.codes.values() or ended.source == CatalogOutdated.exit_code:
+        elif ended.source == CatalogOutdated.exit_code:
+            # A catalog of the user's is met with the tables as they are now, as in any sync.
+            pair.progress.say("the tables have changed: the run goes on with them as they are now")
+        elif CONFIG_EXIT in ended.codes.values():
             pair.progress.say(f"the run is over: {ended}; something must be changed first")
             return 1
         return None
