@@ -34,6 +34,8 @@ _TOP = (
     "max_run_seconds",
     "acknowledge_from_state_file",
     "acknowledge_seconds",
+    "host",
+    "port",
 )
 # The two ways to read changes; which one is taken is otherwise the source's choice.
 TRANSPORTS = ("stream", "bulk")

@@ -13,10 +13,10 @@ import psycopg2
 import pytest
 
 from integration_tests.source.reading import catalog_of, confirmed, position, read
-from integration_tests.source.staying import has_value, repeated, sends, stay, stopped
+from integration_tests.source.staying import has_value, logs, repeated, sends, stay, stopped
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import Cluster, embedded, wait_until
-from integration_tests.support.proxy import Proxy
+from integration_tests.support.proxy import Point, Proxy
 
 _OURS = "datname = current_database() and application_name = 'source-postgres-cdc'"
 SESSIONS = {"the walsender": "backend_type = 'walsender'", "the other one": "backend_type = 'client backend'"}
@@ -87,6 +87,15 @@ def test_a_restart_of_the_server(cluster, table, signum):
     assert {row["id"] for row in outcome.records()} == {row[0] for row in table.rows("select id from t")}
 
 
+def test_it_can_be_stopped_while_the_server_is_down(cluster, table):
+    with stay(table, catalog_of(table)) as run:
+        wait_until(lambda: _walsenders(table), 30, "it streams")
+        cluster.kill()
+        run.wait_for(logs("Going on from"))
+        outcome = stopped(run)
+    assert outcome.records() == []
+
+
 @pytest.mark.parametrize("session", SESSIONS)
 def test_a_session_is_ended_in_the_middle_of_a_large_transaction(table, session):
     catalog = catalog_of(table)
@@ -112,13 +121,16 @@ def test_values_that_were_to_be_looked_up_when_the_connection_broke(table):
     table.execute("insert into t select i, repeat('v', 3000) from generate_series(1, 40) i")
     with (
         Proxy(table.server.host, table.server.port) as proxy,
-        stay(table, catalog_of(table), host=proxy.host, port=proxy.port) as run,
+        stay(table, catalog_of(table), host=proxy.host, port=proxy.port, sync_checkpoint_seconds=5) as run,
     ):
         sends(run, 40)
         wait_until(lambda: _walsenders(table), 30, "it streams")
         for number in range(1, 6):
+            # All or some of the rows are taken, and wait for their values.
+            proxy.arm(*[Point("query", r"copy \(select")] * (1 + number % 2), action=lambda _: proxy.cut())
             table.execute("update t set n = %s", number)
-            proxy.cut()
+            wait_until(proxy.reached.is_set, 20, "the connections were cut")
+            proxy.reached.clear()
             run.wait_for(has_value("n", number), 60)
         table.execute("insert into t values (0, 'last')")
         sends(run, 0)

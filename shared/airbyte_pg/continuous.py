@@ -42,6 +42,7 @@ class Continuous:
         self._pause_s = _FIRST_PAUSE_S
         self._is_open = False
         self._refreshed: list[StreamName] = []
+        self._told: set[str] = set()
 
     def run(self) -> int:
         """Run until a signal comes (0), the source ends by itself (0), or the user must change something (1)."""
@@ -85,7 +86,7 @@ class Continuous:
         return pair.move({"streams": followed}, self._environment("1"), for_long=True)
 
     def _followed(self, configured: Json) -> list[Json]:
-        """The streams of a configured catalog that go on; of the others the user hears once."""
+        """The streams of a configured catalog that go on; of each of the others the user hears once."""
         followed = [stream for stream in configured["streams"] if is_followed(stream)]
         if not followed:
             raise ConfigError(
@@ -93,9 +94,11 @@ class Continuous:
                 remedy="A continuous run needs one that is incremental, and appended to or deduplicated.",
             )
         others = [".".join(filter(None, name_of(stream))) for stream in configured["streams"] if stream not in followed]
-        if others and not self._is_open:
+        if untold := [name for name in others if name not in self._told]:
+            self._told.update(untold)
             self._pair.progress.say(
-                "warning: read whole at the start of the run only, as they cannot be followed: " + ", ".join(others)
+                "warning: tables that cannot be followed are read whole when a run begins, and not again in it: "
+                + ", ".join(untold)
             )
         return followed
 

@@ -26,12 +26,14 @@ where c.oid = any (%(oids)s) order by 1
 """
 # What else decides how they are read: key and identity, partitions, and what the publication sends of them.
 _REST = """
+with recursive parts (root, part) as (
+  select inhparent, inhrelid from pg_inherits where inhparent = any (%(oids)s)
+  union select p.root, i.inhrelid from parts p join pg_inherits i on i.inhparent = p.part)
 select c.oid, c.relreplident::text, coalesce((
   select string_agg(format('%%s %%s %%s', i.indexrelid, i.indisprimary, i.indisreplident), ', ' order by i.indexrelid)
   from pg_index i where i.indrelid = c.oid and (i.indisprimary or i.indisreplident)), '')
 from pg_class c where c.oid = any (%(oids)s)
-union all select inhparent, '', string_agg(inhrelid::text, ' ' order by inhrelid)
-from pg_inherits where inhparent = any (%(oids)s) group by inhparent
+union all select root, '', string_agg(part::text, ' ' order by part) from parts group by root
 union all select r.prrelid, '', r::text from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
 where p.pubname = %(publication)s and r.prrelid = any (%(oids)s)
 order by 1, 2, 3
@@ -62,17 +64,21 @@ class Definitions:
         if may_end and before is not None:
             self.columns = before
         self._tables = self._offered() if may_end else set()
+        self._is_likely = False
         self._looked_at = self._counted_at = time.monotonic()
 
     def have_changed(self, *, is_likely: bool) -> bool:
-        """Whether a table must be met anew. Asks the server now and then, or at once where a change ``is_likely``.
+        """Whether a table must be met anew. Asks the server now and then, and soon where a change ``is_likely``.
 
         Raises CatalogOutdated where the runner's catalog is not what ``discover`` would say.
         """
         now = time.monotonic()
-        if not is_likely and now - self._looked_at < self._settings.idle_seconds:
+        self._is_likely = self._is_likely or is_likely
+        # Of many tables each is described once, with its first row.
+        seconds = self._settings.checkpoint_seconds if self._is_likely else self._settings.idle_seconds
+        if now - self._looked_at < seconds:
             return False
-        self._looked_at = now
+        self._looked_at, self._is_likely = now, False
         columns, rest = self._look()
         if columns != self.columns and self._may_end:
             raise CatalogOutdated("Tables were altered, renamed or dropped: the catalog is to be discovered anew.")

@@ -79,10 +79,10 @@ class ChangeStream:
             # The driver answers keep-alives with positions of its own, which would move the anchor.
             cursor_slot.expect_not_past(self._cursor, anchor, start)
             self._cursor = RawCursor(session, lambda: self._confirmed.acknowledged)
-            self._confirmed.is_read = True
             name = anchor
             log.info("no copy of the slot %s can be made: it is read itself, and not moved", anchor)
         self._cursor.start_replication_expert(start_statement(session, name, publication, start), decode=False)
+        self._confirmed.is_read = name == anchor
         self._farewell = Farewell(told, session)
         self._keeper = Keeper(self._confirm)
         if confirmed is not None and not confirmed.is_read:

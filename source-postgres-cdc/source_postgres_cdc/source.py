@@ -87,7 +87,8 @@ def _read_once(
     with reached(given) as settings, closing(server.open_session(settings)) as session:
         facts = server.inspect(session)
         followed = {entry.id for entry in configured if entry.sync_mode == "incremental"}
-        last = state.load(_state_file(call, settings), facts.database, followed)
+        last = memory.state if memory is not None else None
+        last = last or state.load(_state_file(call, settings), facts.database, followed)
         if facts.in_recovery and facts.version < standby.MINIMUM_VERSION:
             raise ConfigError("A standby can be read from PostgreSQL 16 on.", remedy="Connect to the primary.")
         if facts.wal_level != "logical" and followed:
@@ -101,7 +102,7 @@ def _read_once(
         sync = Sync(session, facts, settings, emitter, memory)
         if memory is not None:
             wanted = continuous.resolve(configured, found, rendering, memory, facts)
-            return sync.run_on(wanted, memory.state or last, call.state, memory)
+            return sync.run_on(wanted, last, call.state, memory)
         wanted = streams.resolve(configured, found, rendering)
         try:
             sync.run(wanted, last)

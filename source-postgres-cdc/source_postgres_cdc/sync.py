@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from airbyte_pg import messages
 from airbyte_pg.connect import Connection
 from airbyte_pg.errors import ConfigError
-from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, stamp, tables
+from source_postgres_cdc import anchor, barrier, heartbeat, lsn, publication, server, stamp, tables
 from source_postgres_cdc.acknowledge import Acknowledging
 from source_postgres_cdc.definitions import Definitions
 from source_postgres_cdc.emitter import Emitter
@@ -67,6 +68,11 @@ class Sync(msgspec.Struct):
         if not any(stream.is_followed for stream in streams):
             self._initial_load().read(streams)
             return True
+        if server.replication_role(self.session) is not None:
+            raise ConfigError(
+                "A continuous run streams changes, which takes a user with the attribute REPLICATION itself.",
+                remedy=f'Run: ALTER ROLE "{self.settings.username}" REPLICATION; or leave run_mode at batch.',
+            )
         streams = self._publish(list(streams))
         oids = [stream.table.oid for stream in streams if stream.is_followed]
         definitions = Definitions(self.session, self.settings, oids, memory.columns)
@@ -79,7 +85,9 @@ class Sync(msgspec.Struct):
             self._catch_up(begun)
             following = self._following(begun.followed)
             with memory.stop.heeded():
-                while not memory.stop.is_asked and self._is_far_behind(begun.state):
+                before = sys.maxsize
+                while not memory.stop.is_asked and BULK_BYTES < (left := self._backlog(begun.state)) < before // 2:
+                    before = left
                     self._follow(begun.followed, begun.state)
                 return following.read_on(begun.state, definitions, memory)
 
@@ -89,11 +97,9 @@ class Sync(msgspec.Struct):
             state, is_owed = self.memory.state, True
             anchor.hold_again(self.session, self.server, self.settings, state)
             self.memory.resume(self.session, self.emitter, state)
+            self._say_origin(state)
         else:
             state, is_owed = self._hold(followed, given)
-        if is_owed and given is not None and self.settings.emit_position:
-            # A destination must know of which slot and server the positions are, before the first of them.
-            self.emitter.state(state)
         for stream in list(followed):
             if progress := state.streams.get(stream.id):
                 try:
@@ -123,8 +129,15 @@ class Sync(msgspec.Struct):
         )
         if self.memory is not None:
             self.memory.begin(state)
+        if given is not None:
+            self._say_origin(state)
         # Without a state, a slot that was there may be of an attempt whose state got lost, but not its rows.
         return state, given is not None or (not held.is_new and any(stream.is_deduplicated for stream in followed))
+
+    def _say_origin(self, state: State) -> None:
+        """A destination must know of which slot and server positions are, before the first of them."""
+        if self.settings.emit_position:
+            self.emitter.state(state)
 
     def _catch_up(self, begun: _Begun) -> None:
         """Read what is to be read whole, and the changes up to the present."""
@@ -191,9 +204,9 @@ class Sync(msgspec.Struct):
     def _following(self, followed: Sequence[Stream]) -> Following:
         return Following(self.session, self.server, self.settings, self.emitter, followed, self.memory)
 
-    def _is_far_behind(self, state: State) -> bool:
-        """Whether so much has been written meanwhile that it should not be streamed."""
-        return barrier.flushed_position(self.session) - state.lsn > BULK_BYTES
+    def _backlog(self, state: State) -> int:
+        """The bytes of WAL that have been written behind the state's position."""
+        return barrier.flushed_position(self.session) - state.lsn
 
     def _acknowledging(self, state_file: Path, begun: _Begun, memory: Memory) -> Acknowledging:
         followed = [stream.id for stream in begun.followed]
