@@ -65,21 +65,13 @@ class Soak:
 
     def faults(self, draw: random.Random) -> dict[str, Callable[[], object]]:
         """Everything that can happen."""
-        source, destination = self.source.server, self.destination.server
-        assert isinstance(source, Cluster)
-        assert isinstance(destination, Cluster)
-
-        def crash(server: Cluster) -> None:
-            server.kill()
-            server.start()
-
         return {
             "kill the source": lambda: self._kill("read"),
             "kill the destination": lambda: self._kill("write"),
-            "restart the source's server": source.restart,
-            "restart the destination's server": destination.restart,
-            "crash the source's server": lambda: crash(source),
-            "crash the destination's server": lambda: crash(destination),
+            "restart the source's server": lambda: self._restart(0),
+            "restart the destination's server": lambda: self._restart(1),
+            "crash the source's server": lambda: self._restart(0, crash=True),
+            "crash the destination's server": lambda: self._restart(1, crash=True),
             "stall the source's network": lambda: self._stall(0, draw.uniform(1, 5)),
             "stall the destination's network": lambda: self._stall(1, draw.uniform(1, 5)),
             "cut the source's network": self.ways[0].cut,
@@ -103,6 +95,16 @@ class Soak:
     def _kill(self, command: str) -> None:
         if (side := self.run.side(command)) is not None:
             side.kill()
+
+    def _restart(self, which: int, *, crash: bool = False) -> None:
+        server = (self.source, self.destination)[which].server
+        assert isinstance(server, Cluster)
+        if crash:
+            server.kill()
+            server.start()
+        else:
+            server.restart()
+        self.ways[which].lead_to(server.host, server.port)
 
     def _stall(self, which: int, seconds: float) -> None:
         with self.ways[which].stalled():

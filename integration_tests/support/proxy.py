@@ -68,6 +68,10 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """New connections go to this server: one that was started again may have another port."""
+        self._address = (host, port)
+
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
         """Inside the block nothing passes; nobody is told why."""
