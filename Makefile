@@ -9,6 +9,7 @@ PACKAGES := shared/airbyte_pg source-postgres-cdc/source_postgres_cdc destinatio
 EDITABLE := $(foreach project,$(PROJECTS),--editable ./$(project))
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 SEEDS ?= 200
+SOAK_SECONDS ?= 1800
 NIGHTLY := $(addprefix integration_tests/,pair/test_workload.py source/test_exactly_once.py source/test_patience.py \
 	source/test_together.py source/test_late_tables.py source/test_open_transactions.py source/test_refreshes.py \
 	pair/test_lost_state.py pair/test_append_once.py destination/test_evolution.py destination/test_typing_property.py source/test_value_property.py \
@@ -38,10 +39,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo images test test-matrix test-debian test-images nightly check bench fmt spec docs clean
+.PHONY: help demo images test test-matrix test-debian test-images nightly soak check bench bench-latency fmt spec docs clean
 
 help: ## Print this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## Move live data between two embedded servers (KEEP=1 leaves them up to look around).
 	@$(BIN)/python -m integration_tests.demo $(if $(KEEP),--keep) $(ARGS)
@@ -80,7 +81,10 @@ nightly: $(DEVELOP) ## Hours of random writers and kills: SEEDS=200 on 16, 18 an
 		echo "the source's server: $$server"; \
 		env -u PG_TEST_BIN $$given=$$server WORKLOAD_SEEDS=$(SEEDS) PATIENCE_S=120 \
 			$(BIN)/python -m pytest --numprocesses 2 $(NIGHTLY) $(ARGS) || failed="$$failed $$server"; \
-	done; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
+	done; $(MAKE) soak || failed="$$failed soak"; [ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
+
+soak: $(DEVELOP) ## Half an hour of a continuous run that is killed, cut off and restarted (SOAK_SECONDS=1800).
+	@env SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s integration_tests/pair/test_soak.py $(ARGS)
 
 check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff check .
@@ -95,6 +99,9 @@ check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 
 bench: $(DEVELOP) ## Measure throughput next to PostgreSQL's own tools.
 	@$(BIN)/python -m integration_tests.bench $(ARGS)
+
+bench-latency: $(DEVELOP) ## Measure commit to visible, one change a second and thousands, next to a subscription.
+	@$(BIN)/python -m integration_tests.bench.latency $(ARGS)
 
 fmt: $(DEVELOP) ## Format the code and fix what can be fixed.
 	@$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""docs/operations.md: its SQL is run as it stands, and the roles it makes are enough for syncs."""
+"""docs/operations.md: its SQL and its commands are run as they stand, and the roles it makes are enough for syncs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from json import dumps
 from pathlib import Path
 
 import pytest
 
+from integration_tests.source.reading import config
 from integration_tests.support.databases import Database
-from integration_tests.support.pgserver import Cluster, embedded
+from integration_tests.support.pgserver import Cluster, embedded, wait_until
 
-BLOCKS = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "operations.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "operations.md").read_text()
+BLOCKS = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = re.findall(
+    r"^(?:    |ExecStart=)(airbyte-pg (?:status|sync --continuous) .*)$",
+    TEXT + (ROOT / "README.md").read_text(),
+    re.MULTILINE,
+)
+PROGRAM = [sys.executable, "-c", "from airbyte_pg.main import main; main()"]
 WAL_LEVEL, SOURCE_ROLE, DESTINATION_ROLE, READERS, SLOTS, OLD_TRANSACTIONS, FAREWELL = BLOCKS
 
 
@@ -28,7 +38,7 @@ def server() -> Iterator[Cluster]:
 def sync(folder: Path) -> str:
     files = {"source-config": "source.json", "destination-config": "destination.json", "state": "state.json"}
     options = [part for option, file in files.items() for part in (f"--{option}", str(folder / file))]
-    command = [sys.executable, "-c", "from airbyte_pg.main import main; main()", "sync", *options]
+    command = [*PROGRAM, "sync", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,3 +67,35 @@ def test_the_documented_roles_are_enough_and_the_queries_show_the_slot(server: C
     shop.execute(OLD_TRANSACTIONS)
     shop.execute(FAREWELL)
     assert shop.rows(SLOTS) == []
+
+
+def has_rows(database: Database, count: int) -> bool:
+    there = database.value("select to_regclass('public.t') is not null")
+    return bool(there and database.value("select count(*) from public.t") == count)
+
+
+def test_the_documented_commands_run(source_db: Database, destination_db: Database, tmp_path: Path):
+    source_db.execute("create table t (id int primary key)")
+    (tmp_path / "source.json").write_text(dumps(config(source_db)))
+    (tmp_path / "destination.json").write_text(dumps(destination_db.config(schema="public")))
+    # Runs first, so that there is something to look at.
+    syncs = [command for command in COMMANDS if "--continuous" in command]
+    others = [command for command in COMMANDS if "--continuous" not in command]
+    assert (len(syncs), len(others)) == (3, 3)
+    for number, command in enumerate(syncs):
+        source_db.execute("insert into t values (%s)", number)
+        with (tmp_path / "log").open("wb") as log:
+            run = subprocess.Popen([*PROGRAM, *command.split()[1:]], cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            wait_until(partial(has_rows, destination_db, number + 1), 60, "it arrives")
+            run.terminate()
+            assert run.wait(60) == 0, (tmp_path / "log").read_text()
+        finally:
+            run.kill()
+            run.wait()
+    for command in others:
+        done = subprocess.run(
+            [*PROGRAM, *command.split()[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done
+        assert "public.t" in done.stdout

@@ -151,8 +151,9 @@ def evolve(database: Database, draw: random.Random, number: int) -> str:
 class Writer(threading.Thread):
     """Commits, rolls back and prepares transactions drawn from its seed until it is told to stop."""
 
-    def __init__(self, database: Database, number: int, seed: int) -> None:
+    def __init__(self, database: Database, number: int, seed: int, *, comes_back: bool) -> None:
         super().__init__(name=f"writer {number} of seed {seed}", daemon=True)
+        self._comes_back = comes_back
         self._database = database
         self._number = number
         self._draw = random.Random(f"{seed}/{number}")
@@ -165,16 +166,37 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         try:
-            session = self._database.connect(application_name=self.name)
-            with contextlib.closing(session), session.cursor() as cursor:
-                # A writer that idles in its transaction holds locks: who meets them gives up.
-                cursor.execute("set lock_timeout = '100ms'")
-                while not self._stop_asked.is_set():
-                    self._attempt(cursor)
-                    self.over += 1
-                    self._stop_asked.wait(self._draw.expovariate(1 / PAUSE_S))
+            while not self._stop_asked.is_set():
+                try:
+                    self._write()
+                except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                    if not self._comes_back:
+                        raise
+                    self._stop_asked.wait(0.2)
+            if self._comes_back:
+                self._forget_prepared()
         except BaseException as error:  # noqa: BLE001 - shown by Workload.stop()
             self.failure = error
+
+    def _write(self) -> None:
+        """Transactions in one session, until the end."""
+        self._forget_prepared()
+        session = self._database.connect(application_name=self.name)
+        with contextlib.closing(session), session.cursor() as cursor:
+            # A writer that idles in its transaction holds locks: who meets them gives up.
+            cursor.execute("set lock_timeout = '100ms'")
+            while not self._stop_asked.is_set():
+                self._attempt(cursor)
+                self.over += 1
+                self._stop_asked.wait(self._draw.expovariate(1 / PAUSE_S))
+
+    def _forget_prepared(self) -> None:
+        """Roll back what a session that was lost has left."""
+        with contextlib.closing(self._database.connect()) as session, session.cursor() as cursor:
+            own = f"{self._database.name} {self._number} %"
+            cursor.execute("select gid from pg_prepared_xacts where gid like %s", (own,))
+            for (gid,) in cursor.fetchall():
+                cursor.execute("rollback prepared %s", (gid,))
 
     def ask_to_stop(self) -> None:
         """Let the transaction under way be the last."""
@@ -227,10 +249,11 @@ class Writer(threading.Thread):
 
 
 class Workload:
-    """Four writers that run from ``with`` on; a failure of one is raised at its end."""
+    """Four writers that run from ``with`` on; a failure of one is raised at its end. Where they ``come_back``, a server
+    that is away is none."""
 
-    def __init__(self, database: Database, seed: int) -> None:
-        self._writers = [Writer(database, number, seed) for number in range(WRITERS)]
+    def __init__(self, database: Database, seed: int, *, come_back: bool = False) -> None:
+        self._writers = [Writer(database, number, seed, comes_back=come_back) for number in range(WRITERS)]
 
     def __enter__(self) -> Workload:
         for writer in self._writers:

@@ -45,6 +45,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._points: list[Point] = []
         self._action: Callable[[int], object] | None = None
+        self._flows = threading.Event()
+        self._flows.set()
         self.reached = threading.Event()
 
     @property
@@ -66,11 +68,25 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """New connections go to this server: one that was started again may have another port."""
+        self._address = (host, port)
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Inside the block nothing passes; nobody is told why."""
+        self._flows.clear()
+        try:
+            yield
+        finally:
+            self._flows.set()
+
     def __enter__(self) -> Proxy:
         self._spawn(self._accept)
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._flows.set()
         # shutdown wakes those who wait for it; close alone does not.
         for each in [self._listener, *self._sockets]:
             with contextlib.suppress(OSError):
@@ -88,9 +104,13 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._address)
             except OSError:
                 return
+            try:
+                server = socket.create_connection(self._address)
+            except OSError:
+                client.close()  # the server is away, and may come back
+                continue
             for each in (client, server):
                 # Messages are small, and each is waited for.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -126,6 +146,7 @@ class Proxy:
 
     def _pass(self, what: str | None, text: str, pid: list[int], deliver: Callable[[], object]) -> None:
         """Deliver a message, or act where it is the armed point."""
+        self._flows.wait()
         action = self._action_at(what, text)
         if action is None:
             deliver()

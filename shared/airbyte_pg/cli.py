@@ -16,7 +16,17 @@ from types import FrameType
 
 from airbyte_pg import logs, messages
 from airbyte_pg.classify import Phase, classify
-from airbyte_pg.errors import CatalogOutdated, ConnectorError, OutputClosed, Stopped
+from airbyte_pg.errors import (
+    CONFIG_EXIT,
+    CONTINUOUS,
+    HAS_WORKED,
+    CatalogOutdated,
+    ConfigError,
+    ConnectorError,
+    OutputClosed,
+    Stopped,
+    Unreachable,
+)
 from airbyte_pg.lines import LineWriter
 from airbyte_pg.logs import Secrets
 
@@ -51,7 +61,8 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 def run(name: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names and return the process's exit code.
 
-    Codes: 0 success (a failed check too: its CONNECTION_STATUS says so), 1 failure (or the error's own),
+    Codes: 0 success (a failed check too: its CONNECTION_STATUS says so), 1 failure (or the error's own; CONFIG_EXIT for
+    a config_error in a continuous run),
     2 wrong arguments, 128 + signal after SIGTERM or SIGINT.
     """
     arguments = _parser(name, description, commands).parse_args(_accept_java_style(argv, commands))
@@ -95,8 +106,15 @@ def _run_caught(command: Command, command_name: str, call: Call) -> int:
             call.lines.emit(messages.connection_status(succeeded=False, text=_masked(failure, call.secrets)))
             return 0
         call.lines.emit(_masked_line(messages.error(failure), call.secrets))
-        return failure.exit_code
+        return _exit_code(failure)
     return 0
+
+
+def _exit_code(failure: ConnectorError) -> int:
+    # In a pipe the kind of the source's failure ends at the destination; the runner sees its exit code.
+    is_final = isinstance(failure, ConfigError) and failure.exit_code == ConfigError.exit_code
+    is_away = isinstance(failure, Unreachable) and os.environ.get(HAS_WORKED)
+    return CONFIG_EXIT if is_final and not is_away and os.environ.get(CONTINUOUS) else failure.exit_code
 
 
 def _parser(name: str, description: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:

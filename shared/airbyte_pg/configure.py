@@ -33,8 +33,19 @@ def refreshable(catalog: Json, generations: Generations) -> list[StreamName]:
 
     A stream whose generation the user gave is the user's to refresh.
     """
-    incremental = [_name(entry) for entry in catalog["streams"] if entry.get("sync_mode") == "incremental"]
+    incremental = [name_of(entry) for entry in catalog["streams"] if entry.get("sync_mode") == "incremental"]
     return incremental if generations.numbered.issuperset(incremental) else []
+
+
+def is_followed(configured: Json) -> bool:
+    """Whether a configured stream can go on without an end: its rows are added to what is there."""
+    modes = configured.get("sync_mode"), configured.get("destination_sync_mode")
+    return modes[0] == "incremental" and modes[1] in ("append", "append_dedup")
+
+
+def is_replaced(configured: Json) -> bool:
+    """Whether the rows of earlier generations are to go, which they do when the stream is complete."""
+    return bool(configured.get("minimum_generation_id"))
 
 
 def _streams(catalog: bytes) -> list[Json]:
@@ -79,7 +90,7 @@ def _configured(stream: Json) -> Json:
 
 
 def _number(configured: Json, generations: Generations) -> None:
-    stream = _name(configured)
+    stream = name_of(configured)
     replaces = configured.get("destination_sync_mode") == "overwrite"
     if configured.get("generation_id") is None:
         configured["generation_id"] = generations.raised(stream) if replaces else generations.kept(stream)
@@ -90,7 +101,8 @@ def _number(configured: Json, generations: Generations) -> None:
         configured["sync_id"] = generations.sync_id
 
 
-def _name(configured: Json) -> StreamName:
+def name_of(configured: Json) -> StreamName:
+    """The name of a configured stream. Raises ConfigError where it has none."""
     name = configured["stream"].get("name")
     if not isinstance(name, str):
         raise ConfigError("The catalog has a stream without a name.")

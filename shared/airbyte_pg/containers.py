@@ -19,8 +19,16 @@ _PASSED_ON = ("DEPLOYMENT_MODE",)
 _REMOVAL_TIMEOUT_S = 30.0
 
 
-def command(image: str, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+def command(
+    image: str,
+    name: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    follows_state: bool = False,
+) -> list[str]:
     """The ``docker run`` that calls ``image`` with a connector's ``arguments``; the container is called ``name``.
+    With ``follows_state`` it sees the state file that is put in the place of the one that it was started with.
 
     On this machine's network (localhost in a configuration is this machine), as this user (who may read the files),
     without a log (the engine would write down every record). Signals are passed on by the docker client.
@@ -40,7 +48,9 @@ def command(image: str, name: str, arguments: Sequence[str], environment: Mappin
         if argument in _FILES:
             file = Path(arguments[index + 1]).resolve()
             placed[index + 1] = str(file)
-            options.append(f"--mount=type=bind,readonly,source={file},target={file}")
+            # A mounted file stays the one that it was; in a mounted folder the new one is seen.
+            seen = file.parent if follows_state and argument == "--state" else file
+            options.append(f"--mount=type=bind,readonly,source={seen},target={seen}")
     return ["docker", "run", *options, image, *placed]
 
 

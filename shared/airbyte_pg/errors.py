@@ -49,9 +49,15 @@ class Unreachable(ConfigError):
 REFRESHES = "AIRBYTE_PG_REFRESHES"
 # A runner's word, in the source's environment, that positions are to be told where the configuration does not say.
 POSITIONS = "AIRBYTE_PG_POSITIONS"
-# A runner's word, in the source's environment: run until you are stopped, the state file says what has come back, and
-# the exit code of CatalogOutdated is understood.
+# A runner's word, to both sides: run until you are stopped, what fails is started again. The state file says what has
+# come back, and the exit codes of CatalogOutdated and CONFIG_EXIT are understood.
 CONTINUOUS = "AIRBYTE_PG_CONTINUOUS"
+# The value of CONTINUOUS for what such a run begins with: a sync up to the present.
+ONCE = "0"
+# A runner's word that this configuration has worked: a server that cannot be reached will be there again.
+HAS_WORKED = "AIRBYTE_PG_HAS_WORKED"
+# What a config_error ends with where CONTINUOUS is set: the runner is not to try again (EX_CONFIG of sysexits.h).
+CONFIG_EXIT = 78
 
 
 class RefreshNeeded(ConfigError):

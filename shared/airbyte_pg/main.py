@@ -16,7 +16,8 @@ import orjson
 from airbyte_pg.configure import configure
 from airbyte_pg.containers import REPOSITORY
 from airbyte_pg.errors import ConfigError, ConnectorError
-from airbyte_pg.sync import Plan, sync
+from airbyte_pg.pair import Plan
+from airbyte_pg.sync import sync, sync_continuously
 
 _SOURCE = "source-postgres-cdc"
 _DESTINATION = "destination-postgres"
@@ -28,9 +29,15 @@ def main() -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command in ``argv`` and return the exit code: the sync's, 1 for our own error, 2 for wrong arguments."""
-    arguments = _parser().parse_args(argv)
+    """Run the command in ``argv`` and return the exit code: the sync's, 1 for our own error, 2 for wrong arguments, 3
+    for a status that alarms."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     try:
+        if arguments.command == "status":
+            if arguments.max_lag_seconds is not None and arguments.state is None:
+                parser.error("--max-lag-seconds needs --state")
+            return _status(arguments)
         if arguments.command == "configure":
             sys.stdout.buffer.write(orjson.dumps(configure(sys.stdin.buffer.read(), None)) + b"\n")
             return 0
@@ -43,11 +50,28 @@ def run(argv: Sequence[str] | None = None) -> int:
             state=arguments.state,
             log_level=arguments.log_level,
             docker=arguments.docker,
+            max_pause_s=arguments.max_pause,
         )
-        return sync(plan)
+        return sync_continuously(plan) if arguments.continuous else sync(plan)
     except ConnectorError as error:
         sys.stderr.write(f"error: {error.user_text}\n")
         return 1
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from airbyte_pg import status
+
+    found = status.look(
+        status.Question(
+            arguments.source_config,
+            arguments.destination_config,
+            arguments.state,
+            arguments.max_lag_seconds,
+            arguments.max_retained_bytes,
+        )
+    )
+    sys.stdout.buffer.write(found.as_json() if arguments.json else status.text(found).encode())
+    return status.ALERT_EXIT if found.alerts else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         description="What `discover` printed on stdin, a configured catalog on stdout, as `sync` makes one without "
         "--catalog.",
     )
-    command = commands.add_parser("sync", help="move data from a source to a destination, once")
+    _add_status(commands.add_parser("status", help="say how a connection stands: slot, lag, streams"))
+    command = commands.add_parser("sync", help="move data from a source to a destination")
     files = {
         "--source-config": "the source's configuration",
         "--destination-config": "the destination's configuration",
@@ -74,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
         help="what `discover` printed, or a configured catalog; without it everything that `discover` finds is moved: "
         "incremental, deduplicated where there is a key, else replaced as a whole",
     )
+    command.add_argument(
+        "--continuous",
+        action="store_true",
+        help="go on until SIGTERM or Ctrl-C: changes are moved as they come, a side that fails is started again",
+    )
+    command.add_argument(
+        "--max-pause",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --continuous: the longest wait before a failed side is started again (60; the first wait is 1 s)",
+    )
     command.add_argument("--docker", action="store_true", help="run the connectors' images, by `docker run`")
     for option, default in (("--source", _SOURCE), ("--destination", _DESTINATION)):
         text = f"the command that runs the {option[2:]} ({default}), or its image ({_image(default)})"
@@ -87,6 +124,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(log_level=logging.WARNING)
     return parser
+
+
+def _add_status(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Slot, lag, streams: reads catalogs and statistics only, also while a sync runs. Exit code 0: all is well, 3: "
+        "an alert (a missing or lost slot, or a limit that is passed), 1: a server or file cannot be read."
+    )
+    command.add_argument("--source-config", required=True, type=Path, metavar="FILE", help="the source's configuration")
+    command.add_argument("--destination-config", type=Path, metavar="FILE", help="the destination's, to see its tables")
+    command.add_argument("--state", type=Path, metavar="FILE", help="where the position is kept")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.add_argument(
+        "--max-lag-seconds", type=float, metavar="SECONDS", help="alert when the destination may be further behind"
+    )
+    command.add_argument(
+        "--max-retained-bytes", type=int, metavar="BYTES", help="alert when the slot keeps more WAL than this"
+    )
 
 
 def _called(option: str, given: str | None, default: str, *, docker: bool) -> list[str]:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from airbyte_pg.errors import ConfigError
@@ -23,6 +23,8 @@ from airbyte_pg.errors import ConfigError
 # A connector that is told to stop has this long (a rollback, a statement that must return), then it is killed. Longer
 # than the connectors' own cli.STOP_GRACE_S, after which they end by themselves.
 STOP_GRACE_S = 10.0
+# When the source alone was told to stop: for its last words, and the destination's flush of what it has.
+DRAIN_S = 60.0
 # A pipe of Linux's default 64 KiB makes the two sides take turns: 0.75 GB/s against 2.1 GB/s with 1 MiB, the most
 # that an ordinary user may ask for. (Counting the bytes with splice in between costs another 3 %.)
 PIPE_BYTES = 1_048_576
@@ -41,7 +43,8 @@ class Processes:
     """The children of one run. Leaving the ``with`` block, by whatever way, ends those that still run.
 
     After SIGINT, SIGTERM or SIGHUP the children get SIGTERM and their last words are still read; after the grace, or
-    at a second Ctrl-C, SIGKILL. ``stopped_by`` is then the signal. When this process is itself killed, the kernel
+    at a second Ctrl-C, SIGKILL. ``stopped_by`` is then the signal. Of two that were joined to drain, the first is told
+    alone, and the second comes to its end by itself, within DRAIN_S. When this process is itself killed, the kernel
     kills the children (Linux; elsewhere they end by their closed pipes).
     """
 
@@ -51,6 +54,8 @@ class Processes:
         self._kill_at: float | None = None
         self._children: list[Process] = []
         self._ended_by_us: set[int] = set()
+        self._first: Process | None = None
+        self._drained_by: float | None = None
 
     def __enter__(self) -> Processes:
         self._woken, self._waker = os.pipe()
@@ -110,20 +115,45 @@ class Processes:
         return child
 
     def start_joined(
-        self, source: Sequence[str], destination: Sequence[str], source_environment: Mapping[str, str]
+        self,
+        source: Sequence[str],
+        destination: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        drains: bool = False,
     ) -> tuple[Process, Process]:
-        """Start both, the output of the first as the input of the second; the second's output is for ``lines``."""
+        """Start both, the output of the first as the input of the second; the second's output is for ``lines``.
+
+        ``drains``: after a signal only the first is told to stop.
+        """
         reading, writing = os.pipe()
         try:
             if sys.platform == "linux":
                 _enlarge(writing)
-            receiver = self.start(destination, stdin=reading, stdout=subprocess.PIPE)
-            sender = self.start(source, stdout=writing, environment=source_environment)
+            receiver = self.start(destination, stdin=reading, stdout=subprocess.PIPE, environment=environment)
+            sender = self.start(source, stdout=writing, environment=environment)
         finally:
             # Our copies would keep the pipe open after its real owner has died.
             os.close(reading)
             os.close(writing)
+        self._first = sender if drains else None
         return sender, receiver
+
+    def pause(self, seconds: float) -> bool:
+        """Wait, and return whether that was done: a signal that stops ends it."""
+        until = time.monotonic() + seconds
+        while self.stopped_by is None and (left := until - time.monotonic()) > 0:
+            self._wait(min(left, TICK_S))
+        return self.stopped_by is None
+
+    def renew(self) -> None:
+        """Forget the children, which have ended, so that others can take their places."""
+        for child in self._children:
+            if child.stdout is not None:
+                child.stdout.close()
+        self._children.clear()
+        self._ended_by_us.clear()
+        self._first = self._drained_by = self._kill_at = None
 
     def lines(self, child: Process) -> Iterator[list[bytes]]:
         """What ``child`` prints, in batches of complete lines, to its end; an empty batch when nothing came for a
@@ -177,13 +207,23 @@ class Processes:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
         if self.stopped_by is not None:
-            self.stop()
+            self._stop_in_order(self._first)
         if self._interrupts > 1 or (self._kill_at is not None and time.monotonic() > self._kill_at):
             self._signal_all(signal.SIGKILL)
         return fd in ready
 
+    def _stop_in_order(self, first: Process | None) -> None:
+        if first is None or (self._drained_by is not None and time.monotonic() > self._drained_by):
+            self.stop()
+        elif self._drained_by is None:
+            self._drained_by = time.monotonic() + DRAIN_S
+            self._signal([first], signal.SIGTERM)
+
     def _signal_all(self, signum: signal.Signals) -> None:
-        for child in self._children:
+        self._signal(self._children, signum)
+
+    def _signal(self, children: Iterable[Process], signum: signal.Signals) -> None:
+        for child in children:
             if child.poll() is None:
                 self._ended_by_us.add(child.pid)
                 # The whole group: a wrapper such as `sh -c` is ended with the connector that it started.

@@ -10,6 +10,8 @@ from typing import TextIO
 # The destination says this once per stream and flush.
 _COMMITTED = re.compile(r"committed stream=(.*) rows=(\d+) bytes=(\d+)")
 REDRAW_S = 0.25
+# Off a terminal, a run without an end says so often that it goes on.
+REPORT_S = 60.0
 _CLEAR = "\r\x1b[K"
 
 
@@ -26,6 +28,8 @@ class Progress:
         self._rows = 0
         self._bytes = 0
         self._acknowledged = 0
+        self._acknowledged_at = self._reported_at = self._start
+        self._reported_rows = 0
 
     def start(self) -> None:
         """The clock of the rates starts now."""
@@ -43,6 +47,7 @@ class Progress:
     def take_acknowledged(self, rows: int) -> None:
         """Count the rows of a returned STATE: all there is to go by when a destination logs no commits."""
         self._acknowledged += rows
+        self._acknowledged_at = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a message of its own line."""
@@ -59,6 +64,18 @@ class Progress:
         line = f"{self._figures()}  {self._current}"
         self._screen.write(_CLEAR + line[: shutil.get_terminal_size().columns - 1])
         self._screen.flush()
+
+    def report(self) -> None:
+        """Off a terminal, print a line at a low rate: what was committed since the last one."""
+        now = time.monotonic()
+        if self._moving or now - self._reported_at < REPORT_S:
+            return
+        rows = self._rows or self._acknowledged
+        self.say(
+            f"running: {rows - self._reported_rows:,} rows in {now - self._reported_at:.0f} s; "
+            f"last state {now - self._acknowledged_at:.0f} s ago"
+        )
+        self._reported_at, self._reported_rows = now, rows
 
     def clear(self) -> None:
         """Take the moving line away."""

@@ -77,6 +77,11 @@ class StateFile:
         """Whether this is a first sync."""
         return not self._payloads
 
+    @property
+    def payloads(self) -> list[bytes]:
+        """The AirbyteStateMessages that count."""
+        return list(self._payloads.values())
+
     def merge(self, payload: bytes) -> None:
         """Take the AirbyteStateMessage ``payload``. Raises SystemFault when it is none."""
         try:

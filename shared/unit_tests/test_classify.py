@@ -8,7 +8,7 @@ from psycopg2 import errors
 
 from airbyte_pg import messages
 from airbyte_pg.classify import CONNECT_TEXTS, SQLSTATES, Phase, classify
-from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError
+from airbyte_pg.errors import ConfigError, ConnectorError, SystemFault, TransientError, Unreachable
 
 
 def coded(code: str) -> psycopg2.Error:
@@ -141,3 +141,12 @@ def test_every_entry_says_something_and_names_a_real_class():
         assert text.endswith(".")
         if len(code) == 5:
             assert issubclass(errors.lookup(code), psycopg2.Error)
+
+
+@pytest.mark.parametrize(
+    ("sample", "may_pass"), [("Connection refused", True), ("password authentication failed", False)]
+)
+def test_server_that_is_away_is_told_apart_from_one_that_refuses(sample, may_pass):
+    failure = classify(psycopg2.OperationalError(sample), Phase.CONNECTING)
+    assert isinstance(failure, ConfigError)
+    assert isinstance(failure, Unreachable) == may_pass

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 PROGRAM = """
 import logging, os, signal, sys
 from airbyte_pg import cli
-from airbyte_pg.errors import ConfigError, StreamName
+from airbyte_pg.errors import ConfigError, StreamName, Unreachable
 
 def spec(call):
     "the spec"
@@ -31,7 +33,11 @@ def read(call):
         os.kill(os.getpid(), signal.SIGTERM)
     raise RuntimeError('hush"hush')
 
-sys.exit(cli.run("it", "A connector.", {"spec": spec, "check": check, "read": read}))
+def write(call):
+    "a write of a wrong configuration, or to a server that is away"
+    raise ConfigError("It is wrong.") if call.config.name == "wrong" else Unreachable("Nobody is there.")
+
+sys.exit(cli.run("it", "A connector.", {"spec": spec, "check": check, "read": read, "write": write}))
 """
 
 
@@ -83,3 +89,13 @@ def test_sigterm_is_no_error():
     done = run("read", "--config", "c.json", "--catalog", "cat.json", "--state", "s.json")
     assert done.returncode == 143
     assert "ERROR" not in done.stdout
+
+
+def test_config_error_has_an_exit_code_of_its_own_in_a_continuous_run(monkeypatch: pytest.MonkeyPatch):
+    files = ("--catalog", "c", "--config")
+    assert run("write", *files, "wrong").returncode == 1
+    monkeypatch.setenv("AIRBYTE_PG_CONTINUOUS", "1")
+    assert [run("write", *files, config).returncode for config in ("wrong", "away")] == [78, 78]
+    monkeypatch.setenv("AIRBYTE_PG_HAS_WORKED", "1")
+    assert [run("write", *files, config).returncode for config in ("wrong", "away")] == [78, 1]
+    assert run("read", *files, "any").returncode == 1

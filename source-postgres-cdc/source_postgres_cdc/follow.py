@@ -20,6 +20,7 @@ from source_postgres_cdc.cursor_slot import CopyImpossible
 from source_postgres_cdc.definitions import Definitions
 from source_postgres_cdc.emitter import Emitter
 from source_postgres_cdc.memory import Memory
+from source_postgres_cdc.moments import Moments
 from source_postgres_cdc.pace import Pace
 from source_postgres_cdc.replication import ChangeStream
 from source_postgres_cdc.server import Server
@@ -63,6 +64,8 @@ class Following:
         self._emitter = emitter
         self._streams = [stream for stream in streams if stream.is_followed]
         self._reported = time.monotonic()
+        self._moments = Moments()
+        self._moments.look(session)
         # A walsender looks at the attribute of the user itself: a member of a role reads through slot functions.
         self._role = server.replication_role(session)
         self._has_bulk = settings.transport != "stream" or self._role is not None
@@ -253,6 +256,11 @@ class Following:
             confirmed=self._memory.confirmed if self._memory is not None else None,
         )
 
+    def look(self, state: State) -> None:
+        """Ask the server how late the state is; losing the lock's session ends the sync."""
+        self._moments.look(self._session)
+        state.at = self._moments.of(state.lsn) or state.at
+
     def _is_bulk(self, backlog: int) -> bool:
         return self._has_bulk and (backlog >= BULK_BYTES or not self._may_stream)
 
@@ -265,7 +273,7 @@ class Following:
 
     def _checkpoint(self, state: State, position: int) -> None:
         state.lsn = position
-        server.value(self._session, "select 1")  # losing the lock's session ends the sync
+        self.look(state)
         if self._memory is not None:
             self._memory.said(state)
         self._emitter.state(state)

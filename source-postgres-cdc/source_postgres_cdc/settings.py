@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from airbyte_pg.errors import CONTINUOUS, POSITIONS, ConfigError
+from airbyte_pg.errors import CONTINUOUS, ONCE, POSITIONS, ConfigError
 from airbyte_pg.settings import ConnectionSettings
 from source_postgres_cdc.selection import Selection, selection
 
@@ -229,8 +229,8 @@ class SourceSettings(ConnectionSettings):
     def _told_by_a_runner(self) -> SourceSettings:
         if "emit_position" not in self.model_fields_set and os.environ.get(POSITIONS):
             self.emit_position = True
-        if os.environ.get(CONTINUOUS):
-            self.run_mode, self.acknowledge_from_state_file = "continuous", True
+        if told := os.environ.get(CONTINUOUS):
+            self.run_mode, self.acknowledge_from_state_file = "batch" if told == ONCE else "continuous", True
         return self
 
     @model_validator(mode="before")

@@ -114,7 +114,7 @@ class State(msgspec.Struct):
 
     A decoding session ends at each of ``cuts`` (barrier.py says why), which a stream that is refreshed does not forget.
     A state of another connector does not know ``slot``, ``system_id`` and ``timeline``; it may have moved the slot as
-    far as ``confirmable``.
+    far as ``confirmable``. At the moment ``at``, by the server's clock, nothing was written behind ``lsn`` yet.
     """
 
     slot: str | None
@@ -125,6 +125,7 @@ class State(msgspec.Struct):
     streams: dict[StreamName, StreamProgress] = msgspec.field(default_factory=dict)
     confirmable: int = 0
     cuts: set[int] = msgspec.field(default_factory=set)
+    at: str | None = None
 
     @property
     def furthest(self) -> int:
@@ -178,7 +179,7 @@ class State(msgspec.Struct):
             "system_id": self.system_id,
             "timeline": self.timeline,
             "lsn": lsn.render(position),
-            **({"cuts": cuts} if cuts else {}),
+            **({"cuts": cuts} if cuts else {}) | ({"at": self.at} if self.at else {}),
         }
 
     def _stream_state(self, name: StreamName, progress: StreamProgress) -> dict[str, Any]:
@@ -306,6 +307,7 @@ def _own(shared: Mapping[str, Any], streams: dict[StreamName, StreamProgress], d
         lsn=lsn.parse(shared["lsn"]),
         streams=streams,
         cuts=set(map(lsn.parse, shared.get("cuts") or ())),
+        at=shared.get("at"),
     )
 
 
@@ -328,7 +330,9 @@ def _of_streams(entries: Iterable[Mapping[str, Any]], database: str, followed: C
         raise _unreadable("its streams are of different servers")
     lowest, highest = (pick(states, key=lambda state: state.lsn) for pick in (min, max))
     cuts = set[int]().union(*(state.cuts for state in states))
-    return State(lowest.slot, highest.system_id, highest.timeline, database, lowest.lsn, streams, cuts=cuts)
+    return State(
+        lowest.slot, highest.system_id, highest.timeline, database, lowest.lsn, streams, cuts=cuts, at=lowest.at
+    )
 
 
 def _adopted(foreign: Foreign | None, database: str) -> State | None:

@@ -124,6 +124,7 @@ class Sync(msgspec.Struct):
             lsn=held.lsn,
             streams=merged(given.streams if given else {}, [stream.id for stream in followed]),
             cuts=set(given.cuts) if given else set(),
+            at=given.at if given else None,
         )
         if self.memory is not None:
             self.memory.begin(state)
@@ -185,15 +186,15 @@ class Sync(msgspec.Struct):
 
     def _follow(self, followed: Sequence[Stream], state: State) -> None:
         """Read the changes up to the present, and say so in a STATE."""
+        following = self._following(followed)
         fence = barrier.fence(self.session)
         if self.settings.failover and not self.server.in_recovery:
             barrier.wait_for_standbys(self.session, fence, self.settings.replication_method.initial_waiting_seconds)
         behind = max(fence - state.lsn, 0) / 1e6
         log.info("following changes from %s to %s: %.1f MB", lsn.render(state.lsn), lsn.render(fence), behind)
-        following = self._following(followed)
         for end in sorted({*state.cuts, fence}):
             following.read_to(end, state)
-        server.value(self.session, "select 1")  # the lock is still ours
+        following.look(state)  # the lock is still ours
         self._sweep(followed, state)
         if self.memory is not None:
             self.memory.said(state)
