@@ -38,7 +38,7 @@ def test_every_change_is_there_once(source_db, destination_db, seed):
         passed.append(sync(source_db, destination_db, catalog, states[-1] if states else None, kill=kill, **options))
         assert kill or passed[-1].ok, passed[-1].printed[-3:]
 
-    with Workload(source_db, seed) as workload:
+    with Workload(source_db, seed, burst=1000) as workload:
         go_on(draw.choice([None, ("source", draw.randint(1, 3000))]))
         for _ in range(3):
             workload.wait_for_transactions(80)

@@ -129,7 +129,7 @@ def test_killed_at_random_it_ends_equal(source_db, destination_db, seed, reading
 
     with _begun(source_db, destination_db, seed, reading) as story:
         first = found()
-        with Workload(source_db, seed) as workload:
+        with Workload(source_db, seed, burst=1000) as workload:
             story.sync(first, killed(6000))
             story.sync(first)
             source_db.execute("alter publication airbyte_publication add table unselected")

@@ -7,6 +7,7 @@ makes a failure likely to come again, not certain.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import threading
@@ -23,6 +24,8 @@ PARTITIONED_SINCE = 13
 # Between two transactions of a writer. Nightly they give the syncs no rest; else two processors have something left to
 # end a story soon.
 PAUSE_S = 0.01 if "WORKLOAD_SEEDS" in os.environ else 0.03
+# … where they are far ahead.
+_LONG_PAUSE_S = 0.5
 ROWS = 2000 if "WORKLOAD_SEEDS" in os.environ else 400
 # By day the stories are shorter, not simpler.
 _SHARE = 1.0 if "WORKLOAD_SEEDS" in os.environ else 0.5
@@ -151,9 +154,12 @@ def evolve(database: Database, draw: random.Random, number: int) -> str:
 class Writer(threading.Thread):
     """Commits, rolls back and prepares transactions drawn from its seed until it is told to stop."""
 
-    def __init__(self, database: Database, number: int, seed: int, *, comes_back: bool) -> None:
+    def __init__(
+        self, database: Database, number: int, seed: int, is_ahead: Callable[[], bool], *, comes_back: bool
+    ) -> None:
         super().__init__(name=f"writer {number} of seed {seed}", daemon=True)
         self._comes_back = comes_back
+        self._is_ahead = is_ahead
         self._database = database
         self._number = number
         self._draw = random.Random(f"{seed}/{number}")
@@ -188,7 +194,8 @@ class Writer(threading.Thread):
             while not self._stop_asked.is_set():
                 self._attempt(cursor)
                 self.over += 1
-                self._stop_asked.wait(self._draw.expovariate(1 / PAUSE_S))
+                pause_s = _LONG_PAUSE_S if self._is_ahead() else PAUSE_S
+                self._stop_asked.wait(self._draw.expovariate(1 / pause_s))
 
     def _forget_prepared(self) -> None:
         """Roll back what a session that was lost has left."""
@@ -250,10 +257,17 @@ class Writer(threading.Thread):
 
 class Workload:
     """Four writers that run from ``with`` on; a failure of one is raised at its end. Where they ``come_back``, a server
-    that is away is none."""
+    that is away is none.
 
-    def __init__(self, database: Database, seed: int, *, come_back: bool = False) -> None:
-        self._writers = [Writer(database, number, seed, comes_back=come_back) for number in range(WRITERS)]
+    ``burst``: after so many transactions since the last wait for some they go slowly. On a machine that has little time
+    to give, a sync would else take the longer, the longer it takes.
+    """
+
+    def __init__(self, database: Database, seed: int, *, burst: float = math.inf, come_back: bool = False) -> None:
+        self._burst = self._limit = burst
+        self._writers = [
+            Writer(database, number, seed, self._is_ahead, comes_back=come_back) for number in range(WRITERS)
+        ]
 
     def __enter__(self) -> Workload:
         for writer in self._writers:
@@ -266,6 +280,7 @@ class Workload:
     def wait_for_transactions(self, count: int) -> None:
         """Until ``count`` more transactions (by day half as many) are over: something for the next sync to read."""
         goal = self._over() + round(count * _SHARE)
+        self._limit = goal + self._burst
         wait_until(lambda: self._over() >= goal or self._has_failed(), 60, "the writers go on")
 
     def stop(self) -> None:
@@ -279,6 +294,9 @@ class Workload:
 
     def __str__(self) -> str:
         return f"{self._over()} transactions, {sum(writer.lost_races for writer in self._writers)} lost a race"
+
+    def _is_ahead(self) -> bool:
+        return self._over() > self._limit
 
     def _over(self) -> int:
         return sum(writer.over for writer in self._writers)

@@ -40,7 +40,7 @@ def test_every_change_comes_exactly_once(source_db, seed):
     first = catalog_of(source_db, only=FOLLOWED, destination="append")
     everything = catalog_of(source_db, only=[*FOLLOWED, *LATE], destination="append")
     outcomes: list[Outcome] = []
-    with Workload(source_db, seed) as workload:
+    with Workload(source_db, seed, burst=1000) as workload:
         for catalog in (first, first, everything, everything):
             workload.wait_for_transactions(60)
             outcomes.append(_next(source_db, catalog, outcomes, **more))
@@ -61,7 +61,7 @@ def test_a_stream_is_read_again_while_the_others_go_on(source_db, transport):
     create_tables(source_db, 1)
     catalog = catalog_of(source_db, only=FOLLOWED, destination="append")
     outcomes: list[Outcome] = []
-    with Workload(source_db, 1) as workload:
+    with Workload(source_db, 1, burst=1000) as workload:
         outcomes.append(_next(source_db, catalog, outcomes, transport=transport))
         workload.wait_for_transactions(60)
         state = last_state(outcomes[-1])
