@@ -139,11 +139,11 @@ class Loader:
         try:
             retried(work)
         except psycopg2.IntegrityError as error:
-            # A deferred constraint: the server alone says of which table.
+            # A deferred constraint: the server alone says of which table, which may be one that refers to ours.
             table = Table(error.diag.schema_name or "", error.diag.table_name or "")
             plans = (opened.plan for opened in self._streams.values())
             stream = next((plan.id for plan in plans if plan.visible.final == table), None)
-            rule = broken_rule(error, table, stream) if stream else None
+            rule = broken_rule(error, table, stream) if table.name else None
             if rule is None:
                 raise
             raise rule from error
