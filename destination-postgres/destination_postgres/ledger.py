@@ -160,6 +160,12 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
     return Opening(generation, building=True, aside=filled, discard=True)
 
 
+def is_continued(plan: StreamPlan, entry: Entry) -> bool:
+    """Whether the rows of this sync come to those that are visible: also to those of its own generation."""
+    opening = open_generation(plan, entry, filled=True)
+    return not (opening.aside or opening.discard)
+
+
 def histories(plan: StreamPlan, entry: Entry, opening: Opening) -> tuple[History | None, History | None]:
     """What the raw table, and that of a generation built aside, will hold when this sync has added to it."""
     if opening.aside:

@@ -17,7 +17,7 @@ from airbyte_pg.connect import connect
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import final, migration, raw, refill, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
-from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
+from destination_postgres.ledger import Entry, Ledger, Opening, histories, is_continued, open_generation
 from destination_postgres.naming import raw_schema_name, schema_name
 from destination_postgres.positions import Place, later
 from destination_postgres.raw_ids import RawIds
@@ -169,7 +169,7 @@ class Loader:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
             found = types_of(cursor, plan.visible.final) if plan.has_final else {}
-            if plan.is_kept:
+            if is_continued(plan, entry):
                 plan = plan.fitted(found)
             if (started := self._begin_refill(cursor, plan, entry, found)) is not None:
                 return plan, started
@@ -213,9 +213,10 @@ class Loader:
         return OpenStream(plan, replace(opening, told=told), kept[opening.aside] == "untyped", places[opening.aside])
 
     def _begin_refill(self, cursor: Cursor, plan: StreamPlan, entry: Entry, found: Mapping[str, str]) -> Refill | None:
-        if not plan.is_kept and entry.refill is not None:
+        is_kept = is_continued(plan, entry)
+        if not is_kept and entry.refill is not None:
             refill.abandon(cursor, plan, entry.refill)
-        if not plan.is_kept or not found or (entry.refill is None and not refill.needed(plan, found)):
+        if not is_kept or not found or (entry.refill is None and not refill.needed(plan, found)):
             return None
         started = refill.begin(cursor, plan, entry.refill, entry.columns, is_whole=entry.history in (None, "whole"))
         if started is not None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from airbyte_pg.errors import ConfigError
 from destination_postgres import final, refillsql, sqlgen
 from destination_postgres.naming import helper_name
 from destination_postgres.retyping import Stored, batches, stored
 from destination_postgres.rowcode import RowEncoder
 from destination_postgres.sqlgen import Table
 from destination_postgres.streams import StreamPlan
-from destination_postgres.tables import comments, expect_no_dependents, is_filled, types_of
+from destination_postgres.tables import comments, expect_no_dependents, expect_ordinary, is_filled, types_of
 from destination_postgres.transactions import brief_locks, retried, trial
 
 # Pages of the final table that are converted at once.
@@ -83,9 +84,11 @@ def begin(
     ``before``: one that was begun and not ended; ``former``: the columns that the stream had; ``is_whole``: the raw
     table has every row. Where values would be lost, nothing is done: whoever opens the table refuses it.
 
-    Raises ConfigError, naming them, for objects that depend on a column of another type, or one that goes.
+    Raises ConfigError, naming them, for objects that depend on a column of another type, or one that goes, and for
+    columns that the stream has not had: they are somebody's.
     """
     table = plan.visible.final
+    expect_ordinary(cursor, table, plan.id)
     found = types_of(cursor, table)
     lacking = needed(plan, found)
     if before is not None:
@@ -94,15 +97,19 @@ def begin(
             for filled in stale:
                 cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
         # A column that was made and not filled is there already.
-        lacking |= {name: name for name, filled in before.columns.items() if name == filled and name in found}
+        lacking = {name: name for name, filled in before.columns.items() if name == filled and name in found} | lacking
         lacking = {name: filled for name, filled in lacking.items() if name in final.types(plan)}
     wanted = final.types(plan)
     has_history = is_filled(cursor, plan.visible.raw)
     retyped = {name: filled for name, filled in lacking.items() if name != filled}
-    if not lacking or not is_filled(cursor, table) or not (has_history or retyped):
+    has_rows = is_filled(cursor, table)
+    if not retyped and not (lacking and has_history and has_rows):
         return None
-    if not (is_whole and has_history) and any(
-        refillsql.conversion(found[name], wanted[name]) is None for name in retyped
+    _expect_former(plan, {name: found[name] for name in retyped}, former, before)
+    unconverted = [name for name in retyped if refillsql.conversion(found[name], wanted[name]) is None]
+    # Somebody may have deleted old raw rows, as nothing seems to need them.
+    if (has_rows and unconverted) and not (
+        is_whole and has_history and not refillsql.has_orphans(cursor, table, plan.visible.raw, unconverted)
     ):
         return None
     surplus = [name for name in found if name in former and name not in wanted]
@@ -176,6 +183,21 @@ def abandon(cursor: Cursor, plan: StreamPlan, refill: Refill) -> None:
         for filled in refill.beside.values():
             if filled in found:
                 cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
+
+
+def _expect_former(
+    plan: StreamPlan, retyped: Mapping[str, str], former: Collection[str], before: Refill | None
+) -> None:
+    """Raise ConfigError for a column of another type that somebody else has made, as far as is known."""
+    known = {*former, *(before.columns if before else ())}
+    wanted = final.types(plan)
+    others = [f"{name} ({kind} instead of {wanted[name]})" for name, kind in retyped.items() if name not in known]
+    if former and others:
+        raise ConfigError(
+            f"The stream has new columns, and {plan.visible.final} has others of their names: {', '.join(others)}.",
+            remedy="Rename those.",
+            stream=plan.id,
+        )
 
 
 def _expect_no_dependents(
