@@ -124,6 +124,15 @@ def fill(cursor: Cursor, plan: StreamPlan, rows: bytes, columns: Mapping[str, st
     cursor.execute(sqlgen.drop_tables([plan.staging]))
 
 
+def convert(
+    cursor: Cursor, plan: StreamPlan, conversions: Mapping[str, tuple[str, str]], pages: tuple[int, int]
+) -> None:
+    """Convert values of the visible rows on some pages; see refillsql.convert."""
+    table = plan.visible.final
+    with _ruled(plan, table), deleting(cursor, table, plan.id):
+        cursor.execute(refillsql.convert(table, conversions, cursor.connection.server_version), pages)
+
+
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
     """Add the rows of ``origin`` to ``target`` as if they were loaded now; its deletions first."""
     dedup = plan.dedup

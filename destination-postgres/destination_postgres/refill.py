@@ -142,7 +142,7 @@ def run(
         if (conversion := refillsql.conversion(found[name], wanted[name])) is not None
     }
     if conversions and not refill.is_converted:
-        _convert(transaction, plan.visible.final, conversions)
+        _convert(transaction, plan, conversions)
     refill = replace(refill, is_converted=True)
     if refill.file != file:
         # It has not begun, or the raw table was written anew: its rows have other places.
@@ -211,12 +211,12 @@ def _fields(plan: StreamPlan, refill: Refill) -> list[str]:
     return [column.field for column in plan.columns if column.name in refill.columns]
 
 
-def _convert(transaction: _Transaction, table: Table, conversions: Mapping[str, tuple[str, str]]) -> None:
-    for first, last in _page_ranges(transaction, table):
+def _convert(transaction: _Transaction, plan: StreamPlan, conversions: Mapping[str, tuple[str, str]]) -> None:
+    for pages in _page_ranges(transaction, plan.visible.final):
 
-        def once(first: int = first, last: int = last) -> None:
+        def once(pages: tuple[int, int] = pages) -> None:
             with transaction() as cursor:
-                cursor.execute(refillsql.convert(table, conversions, cursor.connection.server_version), (first, last))
+                final.convert(cursor, plan, conversions, pages)
 
         retried(once)
 

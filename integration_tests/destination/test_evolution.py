@@ -123,6 +123,28 @@ def test_without_a_history_values_are_kept_where_nothing_is_lost(destination_db,
     assert rows(destination_db, "id, v, new") == [(1, "42", None), (2, None, None), (3, "x", None)]
 
 
+@pytest.mark.parametrize(
+    ("ddl", "text"),
+    [
+        ("create publication p for table public.users", "replica identity full"),
+        (
+            "create function public.refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;"
+            "create trigger refuse before update on public.users for each row execute procedure public.refuse()",
+            "A trigger or an index of public.users",
+        ),
+    ],
+    ids=["publication", "trigger"],
+)
+def test_what_keeps_values_from_being_converted_is_named(destination_db, ddl, text):
+    sync(destination_db, catalog({"v": "integer"}, "append"), record({"id": 1, "v": 42}))
+    destination_db.execute(ddl)
+    outcome = write(destination_db, catalog({"v": "string"}, "append"), record({"id": 2, "v": "x"}) + status())
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert text in outcome.error["message"]
+    assert rows(destination_db, "id, v") == [(1, 42)]
+
+
 def test_a_key_of_another_type_makes_rows_equal(destination_db):
     of = stream("users", {"id": "string", "v": "string"}, key=["id"])
     sync(
