@@ -167,6 +167,15 @@ def make_room(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Co
         keyindex.drop(cursor, plan.visible.final, before)
 
 
+def clear(cursor: Cursor, plan: StreamPlan) -> None:
+    """Delete every visible row."""
+    target = plan.visible.final
+    if is_filled(cursor, target):
+        cursor.execute(sqlgen.claim(target))
+        with _ruled(plan, target), deleting(cursor, target, plan.id):
+            delete_all(cursor, target, plan.id)
+
+
 def is_plain(cursor: Cursor, plan: StreamPlan) -> bool:
     """Whether nothing but a reader can keep ``replace`` from taking the table that was built aside as it is."""
     return swap.is_plain(cursor, plan.aside.final, plan.visible.final)

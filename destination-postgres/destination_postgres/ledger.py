@@ -84,9 +84,10 @@ _ENTRY = (
 
 _COLUMN_NAMES = ("final_columns", "building_columns", "names_by_field")
 
-# Every row that the final table was made of; not all of them; rows that have never been typed, too.
-History = Literal["whole", "partial", "untyped"]
-_WORSE: Final[Sequence[History]] = ("whole", "partial", "untyped")
+# Every row that the final table was made of; not all; rows that have never been typed, too; nothing but those, as
+# a generation without final tables has replaced what the final rows were made of.
+History = Literal["whole", "partial", "untyped", "replaced"]
+_WORSE: Final[Sequence[History]] = ("whole", "partial", "untyped", "replaced")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from airbyte_pg.connect import connect
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import final, migration, raw, refill, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
-from destination_postgres.ledger import Entry, Ledger, Opening, histories, is_continued, open_generation
+from destination_postgres.ledger import Entry, History, Ledger, Opening, histories, is_continued, open_generation
 from destination_postgres.naming import raw_schema_name, schema_name
 from destination_postgres.positions import Place, later
 from destination_postgres.raw_ids import RawIds
@@ -171,6 +171,9 @@ class Loader:
             found = types_of(cursor, plan.visible.final) if plan.has_final else {}
             if is_continued(plan, entry):
                 plan = plan.fitted(found)
+            if entry.history == "replaced" and plan.has_final and is_continued(plan, entry):
+                final.clear(cursor, plan)
+                entry = replace(entry, history="untyped")
             if (started := self._begin_refill(cursor, plan, entry, found)) is not None:
                 return plan, started
             if entry.history is None:
@@ -273,7 +276,8 @@ class Loader:
         if opening.aside:
             if plan.has_final:
                 final.expect_room(cursor, plan, entry.columns)
-                if not opening.discard and not columns_of(cursor, plan.aside.final):
+                is_typed = not opening.discard and entry.building_history != "untyped"
+                if is_typed and not columns_of(cursor, plan.aside.final):
                     raise ConfigError(
                         f"The generation that is being built has lost its table {plan.aside.final}.",
                         remedy="Begin a new refresh of the stream.",
@@ -346,9 +350,12 @@ class Loader:
                 if plan.has_raw:
                     raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id, horizon=horizon)
                 cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
-            history, columns = entry.history, entry.columns
+            history: History | None = entry.history
+            columns = entry.columns
             if opened.opening.aside:
                 history, columns = entry.building_history, entry.building_columns
+            if not plan.has_final:
+                history = "replaced"
             done = Entry(
                 opened.opening.generation,
                 history=history,
