@@ -21,12 +21,12 @@ from destination_postgres.sqlgen import Dedup, Table
 from destination_postgres.streams import StreamPlan, Target
 from destination_postgres.tables import (
     adaptation,
-    columns_of,
     delete_all,
     deleting,
     ensure_table,
     expect_no_cascades,
     is_filled,
+    types_of,
 )
 from destination_postgres.transactions import brief_locks
 
@@ -51,7 +51,9 @@ def ensure(
 
     Raises ConfigError for a table with other columns than the stream's, or one that is not ours.
     """
-    _adapt(cursor, plan, target.final, former, is_emptied=False)
+    # Nobody else fills what is built aside.
+    is_emptied = target == plan.aside and not is_filled(cursor, target.final)
+    _adapt(cursor, plan, target.final, former, is_emptied=is_emptied)
     _provide(cursor, plan, target.final)
     dedup = plan.dedup
     if dedup is None:
@@ -62,11 +64,7 @@ def ensure(
         keyindex.drop(cursor, target.final, settled)
     keyindex.ensure(cursor, target.final, dedup)
     if target.tombstones is not None:
-        wanted = {column: types(plan)[column] for column in mergesql.tombstone_columns(dedup)}
-        if (settled is not None and not is_ranked) or columns_of(cursor, target.tombstones) != set(wanted):
-            # What was deleted is not known by the new key, or not how late by the new cursor.
-            cursor.execute(sqlgen.drop_tables([target.tombstones]))
-        ensure_table(cursor, target.tombstones, wanted, required=[EXTRACTED_AT], stream=plan.id, is_inner=True)
+        _ensure_tombstones(cursor, plan, target.tombstones, dedup, is_known=settled is None or is_ranked)
         keyindex.ensure(cursor, target.tombstones, dedup)
     is_settled = is_ranked and settled is not None and settled.deleted_at == dedup.deleted_at
     if not is_settled and is_filled(cursor, target.final):
@@ -123,6 +121,15 @@ def fill(cursor: Cursor, plan: StreamPlan, rows: bytes, columns: Mapping[str, st
     cursor.execute(sqlgen.drop_tables([plan.staging]))
 
 
+def convert(
+    cursor: Cursor, plan: StreamPlan, conversions: Mapping[str, tuple[str, str]], pages: tuple[int, int]
+) -> None:
+    """Convert values of the visible rows on some pages; see refillsql.convert."""
+    table = plan.visible.final
+    with _ruled(plan, table), deleting(cursor, table, plan.id):
+        cursor.execute(refillsql.convert(table, conversions, cursor.connection.server_version), pages)
+
+
 def move(cursor: Cursor, plan: StreamPlan, origin: Target, target: Target) -> None:
     """Add the rows of ``origin`` to ``target`` as if they were loaded now; its deletions first."""
     dedup = plan.dedup
@@ -155,6 +162,15 @@ def make_room(cursor: Cursor, plan: StreamPlan, before: Dedup | None, former: Co
     _adapt(cursor, plan, plan.visible.final, former, is_emptied=True)
     if before is not None and plan.dedup is not None and plan.dedup.key != before.key:
         keyindex.drop(cursor, plan.visible.final, before)
+
+
+def clear(cursor: Cursor, plan: StreamPlan) -> None:
+    """Delete every visible row."""
+    target = plan.visible.final
+    if is_filled(cursor, target):
+        cursor.execute(sqlgen.claim(target))
+        with _ruled(plan, target), deleting(cursor, target, plan.id):
+            delete_all(cursor, target, plan.id)
 
 
 def is_plain(cursor: Cursor, plan: StreamPlan) -> bool:
@@ -251,6 +267,22 @@ def _provide(cursor: Cursor, plan: StreamPlan, table: Table) -> None:
 def _create(cursor: Cursor, plan: StreamPlan, table: Table) -> None:
     is_inner = table == plan.aside.final
     ensure_table(cursor, table, types(plan), required=_REQUIRED, stream=plan.id, is_inner=is_inner)
+
+
+def _ensure_tombstones(cursor: Cursor, plan: StreamPlan, table: Table, dedup: Dedup, *, is_known: bool) -> None:
+    wanted = {column: types(plan)[column] for column in mergesql.tombstone_columns(dedup)}
+    found = types_of(cursor, table)
+    limited = {
+        column: "numeric"
+        for column, kind in found.items()
+        if kind.startswith("numeric(") and wanted.get(column) == "numeric"
+    }
+    if not is_known or {**found, **limited} != wanted:
+        # What was deleted is not known by the new key, or not how late by the new cursor.
+        cursor.execute(sqlgen.drop_tables([table]))
+    elif limited:
+        cursor.execute(sqlgen.change_types(table, limited))
+    ensure_table(cursor, table, wanted, required=[EXTRACTED_AT], stream=plan.id, is_inner=True)
 
 
 def _adaptation(

@@ -84,9 +84,10 @@ _ENTRY = (
 
 _COLUMN_NAMES = ("final_columns", "building_columns", "names_by_field")
 
-# Every row that the final table was made of; not all of them; rows that have never been typed, too.
-History = Literal["whole", "partial", "untyped"]
-_WORSE: Final[Sequence[History]] = ("whole", "partial", "untyped")
+# Every row that the final table was made of; not all; rows that have never been typed, too; nothing but those, as
+# a generation without final tables has replaced what the final rows were made of.
+History = Literal["whole", "partial", "untyped", "replaced"]
+_WORSE: Final[Sequence[History]] = ("whole", "partial", "untyped", "replaced")
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,12 @@ def open_generation(plan: StreamPlan, entry: Entry, *, filled: bool) -> Opening:
     elif entry.complete == generation and not plan.overwrite and not entry.is_made_up:
         return Opening(generation)
     return Opening(generation, building=True, aside=filled, discard=True)
+
+
+def is_continued(plan: StreamPlan, entry: Entry) -> bool:
+    """Whether the rows of this sync come to those that are visible: also to those of its own generation."""
+    opening = open_generation(plan, entry, filled=True)
+    return not (opening.aside or opening.discard)
 
 
 def histories(plan: StreamPlan, entry: Entry, opening: Opening) -> tuple[History | None, History | None]:

@@ -17,7 +17,7 @@ from airbyte_pg.connect import connect
 from airbyte_pg.errors import ConfigError, StreamName
 from destination_postgres import final, migration, raw, refill, sqlgen, swap
 from destination_postgres.buffers import Batch, StreamBuffer
-from destination_postgres.ledger import Entry, Ledger, Opening, histories, open_generation
+from destination_postgres.ledger import Entry, History, Ledger, Opening, histories, is_continued, open_generation
 from destination_postgres.naming import raw_schema_name, schema_name
 from destination_postgres.positions import Place, later
 from destination_postgres.raw_ids import RawIds
@@ -139,11 +139,11 @@ class Loader:
         try:
             retried(work)
         except psycopg2.IntegrityError as error:
-            # A deferred constraint: the server alone says of which table.
+            # A deferred constraint: the server alone says of which table, which may be one that refers to ours.
             table = Table(error.diag.schema_name or "", error.diag.table_name or "")
             plans = (opened.plan for opened in self._streams.values())
             stream = next((plan.id for plan in plans if plan.visible.final == table), None)
-            rule = broken_rule(error, table, stream) if stream else None
+            rule = broken_rule(error, table, stream) if table.name else None
             if rule is None:
                 raise
             raise rule from error
@@ -169,8 +169,11 @@ class Loader:
             ensure_schema(cursor, plan.visible.final.schema)
             entry = self._ledger.entry(cursor, plan)
             found = types_of(cursor, plan.visible.final) if plan.has_final else {}
-            if plan.is_kept:
+            if is_continued(plan, entry):
                 plan = plan.fitted(found)
+            if entry.history == "replaced" and plan.has_final and is_continued(plan, entry):
+                final.clear(cursor, plan)
+                entry = replace(entry, history="untyped")
             if (started := self._begin_refill(cursor, plan, entry, found)) is not None:
                 return plan, started
             if entry.history is None:
@@ -213,9 +216,10 @@ class Loader:
         return OpenStream(plan, replace(opening, told=told), kept[opening.aside] == "untyped", places[opening.aside])
 
     def _begin_refill(self, cursor: Cursor, plan: StreamPlan, entry: Entry, found: Mapping[str, str]) -> Refill | None:
-        if not plan.is_kept and entry.refill is not None:
+        is_kept = is_continued(plan, entry)
+        if not is_kept and entry.refill is not None:
             refill.abandon(cursor, plan, entry.refill)
-        if not plan.is_kept or not found or (entry.refill is None and not refill.needed(plan, found)):
+        if not is_kept or not found or (entry.refill is None and not refill.needed(plan, found)):
             return None
         started = refill.begin(cursor, plan, entry.refill, entry.columns, is_whole=entry.history in (None, "whole"))
         if started is not None:
@@ -272,7 +276,8 @@ class Loader:
         if opening.aside:
             if plan.has_final:
                 final.expect_room(cursor, plan, entry.columns)
-                if not opening.discard and not columns_of(cursor, plan.aside.final):
+                is_typed = not opening.discard and entry.building_history != "untyped"
+                if is_typed and not columns_of(cursor, plan.aside.final):
                     raise ConfigError(
                         f"The generation that is being built has lost its table {plan.aside.final}.",
                         remedy="Begin a new refresh of the stream.",
@@ -345,9 +350,12 @@ class Loader:
                 if plan.has_raw:
                     raw.replace(cursor, plan.aside.raw, plan.visible.raw, plan.id, horizon=horizon)
                 cursor.execute(sqlgen.drop_tables([*plan.aside.tables, *plan.forgotten]))
-            history, columns = entry.history, entry.columns
+            history: History | None = entry.history
+            columns = entry.columns
             if opened.opening.aside:
                 history, columns = entry.building_history, entry.building_columns
+            if not plan.has_final:
+                history = "replaced"
             done = Entry(
                 opened.opening.generation,
                 history=history,

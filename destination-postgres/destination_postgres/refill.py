@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from airbyte_pg.errors import ConfigError
 from destination_postgres import final, refillsql, sqlgen
 from destination_postgres.naming import helper_name
 from destination_postgres.retyping import Stored, batches, stored
 from destination_postgres.rowcode import RowEncoder
 from destination_postgres.sqlgen import Table
 from destination_postgres.streams import StreamPlan
-from destination_postgres.tables import comments, expect_no_dependents, is_filled, types_of
+from destination_postgres.tables import comments, expect_no_dependents, expect_ordinary, is_filled, types_of
 from destination_postgres.transactions import brief_locks, retried, trial
 
 # Pages of the final table that are converted at once.
@@ -83,9 +84,11 @@ def begin(
     ``before``: one that was begun and not ended; ``former``: the columns that the stream had; ``is_whole``: the raw
     table has every row. Where values would be lost, nothing is done: whoever opens the table refuses it.
 
-    Raises ConfigError, naming them, for objects that depend on a column of another type, or one that goes.
+    Raises ConfigError, naming them, for objects that depend on a column of another type, or one that goes, and for
+    columns that the stream has not had: they are somebody's.
     """
     table = plan.visible.final
+    expect_ordinary(cursor, table, plan.id)
     found = types_of(cursor, table)
     lacking = needed(plan, found)
     if before is not None:
@@ -94,15 +97,19 @@ def begin(
             for filled in stale:
                 cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
         # A column that was made and not filled is there already.
-        lacking |= {name: name for name, filled in before.columns.items() if name == filled and name in found}
+        lacking = {name: name for name, filled in before.columns.items() if name == filled and name in found} | lacking
         lacking = {name: filled for name, filled in lacking.items() if name in final.types(plan)}
     wanted = final.types(plan)
     has_history = is_filled(cursor, plan.visible.raw)
     retyped = {name: filled for name, filled in lacking.items() if name != filled}
-    if not lacking or not is_filled(cursor, table) or not (has_history or retyped):
+    has_rows = is_filled(cursor, table)
+    if not retyped and not (lacking and has_history and has_rows):
         return None
-    if not (is_whole and has_history) and any(
-        refillsql.conversion(found[name], wanted[name]) is None for name in retyped
+    _expect_former(plan, {name: found[name] for name in retyped}, former, before)
+    unconverted = [name for name in retyped if refillsql.conversion(found[name], wanted[name]) is None]
+    # Somebody may have deleted old raw rows, as nothing seems to need them.
+    if (has_rows and unconverted) and not (
+        is_whole and has_history and not refillsql.has_orphans(cursor, table, plan.visible.raw, unconverted)
     ):
         return None
     surplus = [name for name in found if name in former and name not in wanted]
@@ -135,7 +142,7 @@ def run(
         if (conversion := refillsql.conversion(found[name], wanted[name])) is not None
     }
     if conversions and not refill.is_converted:
-        _convert(transaction, plan.visible.final, conversions)
+        _convert(transaction, plan, conversions)
     refill = replace(refill, is_converted=True)
     if refill.file != file:
         # It has not begun, or the raw table was written anew: its rows have other places.
@@ -178,6 +185,21 @@ def abandon(cursor: Cursor, plan: StreamPlan, refill: Refill) -> None:
                 cursor.execute(sqlgen.drop_column(table, filled, cascade=False))
 
 
+def _expect_former(
+    plan: StreamPlan, retyped: Mapping[str, str], former: Collection[str], before: Refill | None
+) -> None:
+    """Raise ConfigError for a column of another type that somebody else has made, as far as is known."""
+    known = {*former, *(before.columns if before else ())}
+    wanted = final.types(plan)
+    others = [f"{name} ({kind} instead of {wanted[name]})" for name, kind in retyped.items() if name not in known]
+    if former and others:
+        raise ConfigError(
+            f"The stream has new columns, and {plan.visible.final} has others of their names: {', '.join(others)}.",
+            remedy="Rename those.",
+            stream=plan.id,
+        )
+
+
 def _expect_no_dependents(
     cursor: Cursor, plan: StreamPlan, kept: Collection[str], surplus: Collection[str] = ()
 ) -> None:
@@ -189,12 +211,12 @@ def _fields(plan: StreamPlan, refill: Refill) -> list[str]:
     return [column.field for column in plan.columns if column.name in refill.columns]
 
 
-def _convert(transaction: _Transaction, table: Table, conversions: Mapping[str, tuple[str, str]]) -> None:
-    for first, last in _page_ranges(transaction, table):
+def _convert(transaction: _Transaction, plan: StreamPlan, conversions: Mapping[str, tuple[str, str]]) -> None:
+    for pages in _page_ranges(transaction, plan.visible.final):
 
-        def once(first: int = first, last: int = last) -> None:
+        def once(pages: tuple[int, int] = pages) -> None:
             with transaction() as cursor:
-                cursor.execute(refillsql.convert(table, conversions, cursor.connection.server_version), (first, last))
+                final.convert(cursor, plan, conversions, pages)
 
         retried(once)
 

@@ -62,6 +62,17 @@ def has_raw_id_index(cursor: Cursor, table: Table) -> bool:
     return bool((cursor.fetchone() or [False])[0])
 
 
+def has_orphans(cursor: Cursor, table: Table, raw: Table, columns: Iterable[str]) -> bool:
+    """Whether a row with a value in one of the columns has no raw row."""
+    query = sql.SQL(
+        "select exists (select from {} f where ({}) and not exists"
+        " (select from {} r where r._airbyte_raw_id = f._airbyte_raw_id))"
+    )
+    values = sql.SQL(" or ").join(sql.SQL("f.{} is not null").format(name(column)) for column in columns)
+    cursor.execute(query.format(table.sql, values, raw.sql))
+    return bool((cursor.fetchone() or [False])[0])
+
+
 def declare(raw: Table, behind: str | None, fields: Iterable[str]) -> sql.Composed:
     """DECLARE of a cursor over the typed rows of the raw table that have one of ``fields``, behind a place."""
     place = sql.SQL(" and ctid > {}::tid").format(sql.Literal(behind)) if behind else sql.SQL("")

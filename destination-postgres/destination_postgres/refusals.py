@@ -90,10 +90,10 @@ def refusal_of(error: psycopg2.Error, table: Table, columns: Collection[str]) ->
     return None if refusal.is_of_row and not refusal.is_limit else refusal
 
 
-def broken_rule(error: psycopg2.Error, table: Table, stream: StreamName) -> ConfigError | None:
+def broken_rule(error: psycopg2.Error, table: Table, stream: StreamName | None) -> ConfigError | None:
     """What to tell the user when a constraint, an index or a trigger of ``table`` does not let rows in, else None.
 
-    None of them is ours: final tables are made without.
+    None of them is ours: final tables are made without. It may be of a table that refers to a stream's.
     """
     code = error.pgcode or ""
     detail = f"SQLSTATE {code}, table {table}"

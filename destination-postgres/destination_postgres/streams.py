@@ -162,6 +162,12 @@ def plan_streams(
         raise ConfigError("The catalog has no streams.", remedy="Select at least one.")
     found: set[tuple[str, str]] = set()
     for each in streams:
+        if "\0" in f"{each.stream.namespace}{each.stream.name}":
+            raise ConfigError(
+                "A stream's name has a NUL character, which PostgreSQL cannot store.",
+                remedy="Deselect the stream.",
+                stream=each.id,
+            )
         key = (default_schema if each.stream.namespace is None else each.stream.namespace, each.stream.name)
         if key in found:
             raise ConfigError(

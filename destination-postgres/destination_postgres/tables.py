@@ -26,6 +26,11 @@ select c.oid, c.relkind, exists (select from pg_inherits where inhparent = c.oid
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %s and c.relname = %s"""
 
+# Its name is that of a table's row type as well. The server renames arrays' types itself.
+_TYPE_EXISTS = """\
+select exists (select from pg_type t join pg_namespace n on n.oid = t.typnamespace
+where n.nspname = %s and t.typname = %s and t.typrelid = 0 and t.typcategory <> 'A')"""
+
 _COLUMNS = """\
 select attname, format_type(atttypid, null), format_type(atttypid, atttypmod)
 from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped order by attnum"""
@@ -208,6 +213,11 @@ def expect_no_cascades(cursor: Cursor, table: Table, stream: StreamName) -> None
         )
 
 
+def expect_ordinary(cursor: Cursor, table: Table, stream: StreamName) -> None:
+    """Raise ConfigError if something else has the table's name."""
+    _table_oid(cursor, table, stream)
+
+
 def columns_of(cursor: Cursor, table: Table) -> set[str]:
     """The names of a table's columns; empty if there is none of that name."""
     return set(types_of(cursor, table))
@@ -241,9 +251,11 @@ def is_filled(cursor: Cursor, table: Table) -> bool:
 def _table_oid(cursor: Cursor, table: Table, stream: StreamName) -> int | None:
     cursor.execute(_RELATION, (table.schema, table.name))
     row = cursor.fetchone()
+    oid, kind, has_children = row or (None, None, False)
     if row is None:
-        return None
-    oid, kind, has_children = row
+        cursor.execute(_TYPE_EXISTS, (table.schema, table.name))
+        if not _fetched(cursor)[0]:
+            return None
     if kind != _ORDINARY_TABLE:
         raise ConfigError(f"{table} exists and is no ordinary table.", remedy="Rename it.", stream=stream)
     if has_children:

@@ -78,6 +78,13 @@ def test_dedup_without_a_usable_key_is_refused(configured: dict[str, Any], text:
     assert caught.value.stream is not None
 
 
+@pytest.mark.parametrize(("namespace", "name"), [("public", "a\0b"), ("\0", "a")])
+def test_a_name_that_the_server_cannot_store_is_refused(namespace: str, name: str):
+    stream = ConfiguredStream(AirbyteStream(name, namespace, {"properties": PROPERTIES}))
+    with pytest.raises(ConfigError, match="NUL"):
+        plan_streams([stream], "public", "airbyte_internal", {})
+
+
 def test_an_empty_catalog_is_refused():
     with pytest.raises(ConfigError, match="no streams"):
         plan_streams([], "public", "airbyte_internal", {})

@@ -100,3 +100,14 @@ def test_columns_that_change_while_a_generation_is_built(destination_db, mode):
     assert destination_db.rows("select id, new from public.users order by 1") == [(1, None), (2, None), (3, 7)]
     sync(destination_db, catalog(FIRST, mode, generation=3, minimum=3), record({"id": 4, "old": "z"}))
     assert destination_db.rows("select id, old from public.users") == [(4, "z")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_generation_without_rows_is_built_with_other_types(destination_db, mode):
+    def refresh(columns: dict[str, str], generation: int, minimum: int = 2) -> Any:
+        return catalog(columns, mode, generation=generation, minimum=minimum)
+
+    sync(destination_db, refresh(FIRST, 1, 0), record({"id": 1, "name": "a", "old": "x"}))
+    assert write(destination_db, refresh(FIRST, 2), b"").exit_code == 1
+    sync(destination_db, refresh({**FIRST, "old": "integer"}, 2), record({"id": 2, "old": 7}))
+    assert destination_db.rows("select id, old from public.users") == [(2, 7)]

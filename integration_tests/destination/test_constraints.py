@@ -111,6 +111,16 @@ def test_a_rule_that_is_checked_at_the_commit_is_named(made_db, mode, generation
     assert users(made_db) == [(0, "0")]
 
 
+@pytest.mark.parametrize("when", ["", "deferrable initially deferred"])
+def test_a_foreign_key_to_a_row_that_goes_is_named(made_db, when):
+    made_db.execute("alter table public.users add primary key (id)")
+    made_db.execute(f"create table public.children (id bigint references public.users {when})")
+    made_db.execute("insert into public.children values (0)")
+    outcome = write(made_db, one(with_age(), "overwrite", generation=2, minimum=2), LINES + status())
+    expect_failure(outcome, "config_error", "children_id_fkey", "refuse")
+    assert users(made_db) == [(0, "0")]
+
+
 def test_an_index_that_a_value_is_too_long_for(made_db):
     made_db.execute("create index long_names on public.users (name)")
     for length in (5_000, 50_000):

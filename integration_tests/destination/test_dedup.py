@@ -205,6 +205,25 @@ def test_a_staging_table_of_another_shape_is_not_in_the_way(destination_db, leng
     assert values(destination_db) == [(1, "b" * length)]
 
 
+def test_deletions_stay_known_when_numbers_lose_their_limits(destination_db):
+    first = change(1, "a", key=2) + change(5)
+    sync(destination_db, PLAIN, first, unconstrained_number=False)
+    for unconstrained in (True, False):
+        sync(destination_db, PLAIN, change(4, "late") + change(6, "b", key=3), unconstrained_number=unconstrained)
+        assert values(destination_db) == [(2, "a"), (3, "b")]
+
+
+@pytest.mark.parametrize("between", [[], ["append"]], ids=["at once", "while rows are added"])
+def test_a_key_of_another_type_after_a_deletion(destination_db, between):
+    def of(kind: str, mode: str) -> dict[str, Any]:
+        return one(stream("items", {"id": kind, "v": "string"}, key=["id"], cdc=True), mode)
+
+    sync(destination_db, of("string", "append_dedup"), change(1, "a") + change(2))
+    for lsn, mode in enumerate([*between, "append_dedup"], start=3):
+        sync(destination_db, of("integer", mode), change(lsn, mode, key=3))
+    assert values(destination_db) == [(3, "append_dedup")]
+
+
 def test_an_index_of_2x_is_used_and_no_second_one_made(destination_db):
     sync(destination_db, one(USERS_CDC, "append_dedup"), b"")
     indexes = "select count(*) from pg_indexes where schemaname = 'public' and tablename = 'users'"

@@ -123,6 +123,28 @@ def test_without_a_history_values_are_kept_where_nothing_is_lost(destination_db,
     assert rows(destination_db, "id, v, new") == [(1, "42", None), (2, None, None), (3, "x", None)]
 
 
+@pytest.mark.parametrize(
+    ("ddl", "text"),
+    [
+        ("create publication p for table public.users", "replica identity full"),
+        (
+            "create function public.refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;"
+            "create trigger refuse before update on public.users for each row execute procedure public.refuse()",
+            "A trigger or an index of public.users",
+        ),
+    ],
+    ids=["publication", "trigger"],
+)
+def test_what_keeps_values_from_being_converted_is_named(destination_db, ddl, text):
+    sync(destination_db, catalog({"v": "integer"}, "append"), record({"id": 1, "v": 42}))
+    destination_db.execute(ddl)
+    outcome = write(destination_db, catalog({"v": "string"}, "append"), record({"id": 2, "v": "x"}) + status())
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert text in outcome.error["message"]
+    assert rows(destination_db, "id, v") == [(1, 42)]
+
+
 def test_a_key_of_another_type_makes_rows_equal(destination_db):
     of = stream("users", {"id": "string", "v": "string"}, key=["id"])
     sync(
@@ -131,6 +153,70 @@ def test_a_key_of_another_type_makes_rows_equal(destination_db):
     now = stream("users", {"id": "number", "v": "string"}, key=["id"])
     sync(destination_db, one(now, "append_dedup"), record({"id": 2, "v": "c"}))
     assert destination_db.rows("select id::text, v from public.users order by 1") == [("1", "b"), ("2", "c")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_values_whose_raw_rows_somebody_deleted_are_not_lost(destination_db, mode):
+    before, now = (catalog({"v": kind, "w": "string"}, mode) for kind in ("string", "integer"))
+    sync(destination_db, before, records([{"id": 1, "v": "7"}, {"id": 2, "w": "no v"}]))
+    destination_db.execute("delete from airbyte_internal.public_raw__stream_users")
+    sync(destination_db, before, record({"id": 3, "v": "8"}))
+    outcome = write(destination_db, now, record({"id": 4, "v": 9}) + state(1) + status())
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert "v (character varying instead of bigint)" in outcome.error["message"]
+    assert rows(destination_db, "id, v") == [(1, "7"), (2, None), (3, "8")]
+    destination_db.execute("update public.users set v = null where id = 1")
+    sync(destination_db, now, record({"id": 4, "v": 9}))
+    assert rows(destination_db, "id, v") == [(1, None), (2, None), (3, 8), (4, 9)]
+
+
+@pytest.mark.parametrize("retention", ["keep", "none"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_table_without_rows_takes_any_column(destination_db, mode, retention):
+    sync(destination_db, catalog({"v": "string"}, mode), b"", raw_retention=retention)
+    sync(destination_db, catalog({"v": "integer"}, mode), record({"id": 1, "v": 7}), raw_retention=retention)
+    assert rows(destination_db, "id, v") == [(1, 7)]
+
+
+def test_a_column_that_somebody_added_is_not_made_anew(destination_db):
+    sync(destination_db, catalog({"v": "string"}, "append"), record({"id": 1, "v": "7", "note": "the stream's"}))
+    destination_db.execute("alter table public.users add column note text; update public.users set note = 'mine'")
+    now = catalog({"v": "string", "note": "string"}, "append")
+    outcome = write(destination_db, now, record({"id": 2}) + state(1) + status())
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert "note (text instead of character varying)" in outcome.error["message"]
+    destination_db.execute("alter table public.users rename note to mine")
+    sync(destination_db, now, record({"id": 2}))
+    assert rows(destination_db, "id, note, mine") == [(1, "the stream's", "mine"), (2, None, None)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_generation_that_is_told_again_and_again_is_filled_like_any(destination_db, mode):
+    """PyAirbyte says 1/1 in every sync."""
+    again: dict[str, Any] = {"generation": 1, "minimum": 1}
+    sync(destination_db, catalog({"v": "string"}, mode, **again), record({"id": 1, "v": "7", "new": "n"}))
+    sync(destination_db, catalog({"v": "integer", "new": "string"}, mode, **again), record({"id": 2, "v": 8}))
+    assert rows(destination_db, "id, v, new") == [(1, 7, "n"), (2, 8, None)]
+
+
+def test_a_first_load_that_goes_on_with_other_columns_is_filled(destination_db):
+    first: dict[str, Any] = {"generation": 1, "minimum": 1}
+    line = record({"id": 1, "v": "7", "new": "n"}) + state(1)
+    assert write(destination_db, catalog({"v": "string"}, "append", **first), line).exit_code == 1
+    sync(destination_db, catalog({"v": "integer", "new": "string"}, "append", **first), record({"id": 2, "v": 8}))
+    assert rows(destination_db, "id, v, new") == [(1, 7, "n"), (2, 8, None)]
+
+
+def test_a_new_column_that_was_begun_may_get_another_type(destination_db):
+    sync(destination_db, catalog({}, "append"), record({"id": 1, "new": "7"}))
+    destination_db.execute(
+        "alter table public.users add column new bigint; update airbyte_internal._airbyte_pg_ledger set refill ="
+        """ '{"columns": {"new": "new"}, "is_converted": true, "place": null, "file": null}'"""
+    )
+    sync(destination_db, catalog({"new": "string"}, "append"), record({"id": 2, "new": "x"}))
+    assert rows(destination_db, "id, new") == [(1, "7"), (2, "x")]
 
 
 def test_a_refresh_in_the_middle_of_a_refill_takes_what_was_begun_away(destination_db):

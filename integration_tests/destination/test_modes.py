@@ -269,6 +269,26 @@ def test_tables_that_do_not_fit_are_left_alone(destination_db, ddl, texts):
         assert text in outcome.error["message"]
 
 
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "create view public.users as select * from public.mine",
+        "create type public.users as enum ()",
+        "create index users on public.mine (id)",
+    ],
+)
+def test_what_has_taken_the_name_of_a_table_is_left_alone(destination_db, ddl):
+    sync(destination_db, one(), records(FIRST))
+    destination_db.execute(f"alter table public.users rename to mine; {ddl}")
+    columns = stream("users", {"id": "integer", "name": "string", "new": "string"}, key=["id"])
+    outcome = write(destination_db, one(columns), records(FIRST) + state(1))
+    assert outcome.error is not None
+    assert outcome.error["failure_type"] == "config_error"
+    assert "public.users exists and is no ordinary table" in outcome.error["message"]
+    assert outcome.states == []
+    assert destination_db.value("select count(*) from public.mine") == len(FIRST)
+
+
 def test_what_was_committed_is_logged_by_stream_and_flush(destination_db):
     outcome = sync(destination_db, one(), records(FIRST) + state(1))
     size = sum(len(json.dumps(row)) for row in FIRST)

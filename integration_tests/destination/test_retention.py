@@ -134,6 +134,27 @@ def test_raw_only_is_truncated_by_a_refresh(destination_db):
     assert raw_names(destination_db) == ["a", "c"]
 
 
+@pytest.mark.parametrize("destination", ["append", "append_dedup"])
+def test_final_rows_that_a_refresh_without_final_tables_has_replaced_go(destination_db, destination):
+    old, new, newer = ([{"id": number, "name": name}] for number, name in enumerate(("old", "new", "newer"), start=1))
+    sync(destination_db, one(destination=destination), records(old))
+    refresh = one(destination=destination, generation=2, minimum=2)
+    sync(destination_db, refresh, records(new), disable_type_dedupe=True)
+    sync(destination_db, one(destination=destination, generation=2), records(newer), disable_type_dedupe=True)
+    assert users(destination_db) == [(1, "old")]
+    for _ in range(2):
+        sync(destination_db, one(destination=destination, generation=2), b"")
+        assert users(destination_db) == [(2, "new"), (3, "newer")]
+
+
+def test_a_refresh_that_began_without_final_tables_goes_on_with_them(destination_db):
+    sync(destination_db, one(), records(ROWS))
+    refresh = one(generation=2, minimum=2)
+    assert write(destination_db, refresh, records(ROWS[:1]) + state(1), disable_type_dedupe=True).exit_code == 1
+    sync(destination_db, refresh, records(ROWS[2:]))
+    assert users(destination_db) == [(1, "a"), (3, "c")]
+
+
 def test_raw_only_needs_neither_key_nor_few_columns(destination_db):
     stream = {**USERS_CDC, "json_schema": {"properties": {f"c{number}": {} for number in range(2000)}}}
     stream.pop("source_defined_primary_key")

@@ -32,10 +32,20 @@ SQLSTATES: dict[str, tuple[type[ConnectorError], str, str]] = {
     "42P01": (ConfigError, "A table is missing.", "Refresh the catalog."),
     "42703": (ConfigError, "A column is missing: its table has changed.", "Refresh the catalog."),
     "42704": (ConfigError, "A replication slot, publication or type is missing.", "Run `check`."),
+    "42939": (
+        ConfigError,
+        "The server keeps names for itself that begin with pg_.",
+        "Choose another schema.",
+    ),
     "53400": (
         ConfigError,
         "The server has no free replication slot or sender.",
         "Raise max_replication_slots or max_wal_senders, or drop slots that nobody uses.",
+    ),
+    "54011": (
+        ConfigError,
+        "A table would have more columns than it can have; those that were dropped count.",
+        "Deselect some; or drop the final table, and refresh the stream.",
     ),
     "22021": (ConfigError, "The server holds text that is no valid text of its encoding.", "Find it and mend it."),
     "22P05": (

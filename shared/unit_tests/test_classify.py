@@ -26,6 +26,8 @@ def coded(code: str) -> psycopg2.Error:
         ("28P01", ConfigError),
         ("3D000", ConfigError),
         ("42501", ConfigError),
+        ("42939", ConfigError),
+        ("54011", ConfigError),
         ("42P01", ConfigError),
         ("53100", ConfigError),
         ("53400", ConfigError),
