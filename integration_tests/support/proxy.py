@@ -88,9 +88,14 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._address)
             except OSError:
                 return
+            try:
+                server = socket.create_connection(self._address)
+            except OSError:
+                # The server is down for a while.
+                client.close()
+                continue
             for each in (client, server):
                 # Messages are small, and each is waited for.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
