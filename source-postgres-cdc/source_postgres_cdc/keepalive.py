@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-
-import psycopg2
+from typing import Any
 
 # Servers before 12 let nobody lengthen wal_sender_timeout for one session, and it may be short.
 _EVERY_S = 5.0
@@ -32,6 +31,37 @@ class Keeper:
             self._thread.join()
 
     def _keep(self) -> None:
-        with contextlib.suppress(psycopg2.Error):
+        # Whatever it is: what is said belongs to a connection whose reader will fail, too.
+        with contextlib.suppress(Exception):
             while not self._is_over.wait(_EVERY_S):
                 self._say()
+
+
+class SharedCursor:
+    """A replication cursor of the driver's that two threads use, one at a time: while the driver raises, another thread
+    may run, and neither would find its own error."""
+
+    def __init__(self, cursor: Any) -> None:
+        self.connection = cursor.connection
+        self._cursor = cursor
+        self._lock = threading.Lock()
+
+    @property
+    def wal_end(self) -> int:
+        """How far the server has decoded."""
+        position: int = self._cursor.wal_end
+        return position
+
+    def read_message(self) -> Any:
+        """The next message, None where none has come yet. Raises psycopg2.Error."""
+        with self._lock:
+            return self._cursor.read_message()
+
+    def send_feedback(self, **positions: Any) -> None:
+        """Say how far we have come. Raises psycopg2.Error."""
+        with self._lock:
+            self._cursor.send_feedback(**positions)
+
+    def close(self) -> None:
+        """Close the cursor."""
+        self._cursor.close()

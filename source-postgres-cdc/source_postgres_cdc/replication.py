@@ -19,7 +19,7 @@ from source_postgres_cdc.changes import Changes
 from source_postgres_cdc.core import pgoutput
 from source_postgres_cdc.cursor_slot import CopyImpossible
 from source_postgres_cdc.farewell import Farewell
-from source_postgres_cdc.keepalive import Keeper
+from source_postgres_cdc.keepalive import Keeper, SharedCursor
 from source_postgres_cdc.raw_cursor import RawCursor, start_statement
 
 _COMMIT_END = _COMMIT_LSN = struct.Struct(">Q").unpack_from
@@ -86,6 +86,7 @@ class ChangeStream:
         self._farewell = Farewell(told, session)
         self._keeper = Keeper(self._confirm)
         if confirmed is not None and not confirmed.is_read:
+            self._cursor = SharedCursor(self._cursor)
             self._keeper.start()
 
     def __enter__(self) -> ChangeStream:
