@@ -105,6 +105,9 @@ def begin(
     has_rows = is_filled(cursor, table)
     if not retyped and not (lacking and has_history and has_rows):
         return None
+    if not has_rows and not former:
+        # Nobody knows whose it is.
+        return None
     _expect_former(plan, {name: found[name] for name in retyped}, former, before)
     unconverted = [name for name in retyped if refillsql.conversion(found[name], wanted[name]) is None]
     # Somebody may have deleted old raw rows, as nothing seems to need them.
