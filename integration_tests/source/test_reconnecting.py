@@ -35,6 +35,22 @@ def cluster():
 
 @pytest.fixture
 def table(cluster):
+    yield from _table(cluster)
+
+
+@pytest.fixture
+def restorable():
+    """A server of the test's own, that can be saved once."""
+    with Cluster(embedded(int(os.environ.get("PG_TEST_SOURCE_MAJOR", "16")))) as server:
+        yield server
+
+
+@pytest.fixture
+def its_table(restorable):
+    yield from _table(restorable)
+
+
+def _table(cluster: Cluster) -> Iterator[Database]:
     cluster.start()
     with Database(cluster) as database:
         database.execute("create table t (id int primary key, v text)")
@@ -181,28 +197,28 @@ def test_a_network_that_is_cut_again_and_again(table):
     assert {row["id"] for row in outcome.records()} == {row[0] for row in table.rows("select id from t")}
 
 
-def test_a_failover_that_lost_nothing_is_gone_on_from(cluster, table):
-    with stay(table, catalog_of(table)) as run:
-        wait_until(lambda: _walsenders(table), 30, "it streams")
-        cluster.save()
-        table.execute("insert into t values (1, 'on the first timeline')")
+def test_a_failover_that_lost_nothing_is_gone_on_from(restorable, its_table):
+    with stay(its_table, catalog_of(its_table)) as run:
+        wait_until(lambda: _walsenders(its_table), 30, "it streams")
+        restorable.save()
+        its_table.execute("insert into t values (1, 'on the first timeline')")
         sends(run, 1)
-        cluster.restore(table.value("select pg_current_wal_flush_lsn()::text"))
-        table.execute("insert into t values (2, 'on the second')")
+        restorable.restore(its_table.value("select pg_current_wal_flush_lsn()::text"))
+        its_table.execute("insert into t values (2, 'on the second')")
         sends(run, 2)
         outcome = stopped(run)
     assert repeated(outcome) == {}
     assert outcome.states[-1]["global"]["shared_state"]["cdc"]["timeline"] == 2
 
 
-def test_a_failover_that_lost_what_was_sent_ends_the_run(cluster, table):
-    with stay(table, catalog_of(table)) as run:
-        wait_until(lambda: _walsenders(table), 30, "it streams")
-        cluster.save()
-        before = table.value("select pg_current_wal_flush_lsn()::text")
-        table.execute("insert into t values (1, 'lost')")
+def test_a_failover_that_lost_what_was_sent_ends_the_run(restorable, its_table):
+    with stay(its_table, catalog_of(its_table)) as run:
+        wait_until(lambda: _walsenders(its_table), 30, "it streams")
+        restorable.save()
+        before = its_table.value("select pg_current_wal_flush_lsn()::text")
+        its_table.execute("insert into t values (1, 'lost')")
         sends(run, 1)
-        cluster.restore(before)
+        restorable.restore(before)
         outcome = run.finish()
     assert outcome.exit_code == 1
     assert outcome.error is not None
