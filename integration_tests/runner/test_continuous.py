@@ -141,8 +141,8 @@ def test_waits_double_up_to_the_longest(followed: Stage):
 def test_config_error_ends_the_run_at_once(followed: Stage, side: str):
     followed.script("source", CONTINUED + "global_state('a'); acknowledged('a'); sys.exit(78)")
     if side == "destination":
-        followed.script("source", CONTINUED + "hang()")
-        followed.script("destination", "sys.exit(78)")
+        followed.script("source", CONTINUED + "global_state('a'); hang()")
+        followed.script("destination", "sys.stdin.readline(); sys.exit(78)")
     done = followed.run(*continuous(followed))
     assert done.returncode == 1
     assert f"the run is over: the {side} ended with exit code 78" in done.stderr
@@ -150,8 +150,8 @@ def test_config_error_ends_the_run_at_once(followed: Stage, side: str):
 
 
 def test_signal_while_it_waits_ends_the_run(followed: Stage):
-    followed.script("source", CONTINUED + "here(f'start{number}'); sys.exit(1)")
-    followed.start("start2", options=continuous(followed))
+    followed.script("source", CONTINUED + "sys.exit(1)")
+    followed.start(options=continuous(followed))
     assert followed.runner.stderr is not None
     while "again in 2 s" not in followed.runner.stderr.readline():
         pass
