@@ -33,14 +33,23 @@ class Folder:
 
     def shell(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a shell's command line here, as the README gives it."""
-        return subprocess.run(
+        with self.start(command, stderr=subprocess.PIPE) as process:
+            try:
+                said, errors = process.communicate(timeout=DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, said, errors)
+
+    def start(self, command: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+        """Start a shell's command line here."""
+        return subprocess.Popen(
             ["bash", "-c", "set -o pipefail\n" + command],
             cwd=self.path,
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
-            timeout=DEADLINE_S,
-            check=False,
         )
 
     def lines(self, name: str) -> list[dict[str, Any]]:

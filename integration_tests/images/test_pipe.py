@@ -8,6 +8,7 @@ import pytest
 from docker import DockerClient
 
 from integration_tests.images.containers import Folder, readme
+from integration_tests.source.reading import config, confirmed
 from integration_tests.support.databases import Database
 from integration_tests.support.pgserver import wait_until
 
@@ -73,3 +74,33 @@ def test_the_readmes_runner_runs_the_images(folder: Folder, source_db: Database,
     second = folder.shell(RUNNER)
     assert "synced 1 rows" in second.stdout, second
     assert destination_db.value("select count(*) from users") == 4
+
+
+def test_the_runner_goes_on_with_the_images_until_it_is_told_to_stop(
+    folder: Folder, source_db: Database, destination_db: Database, engine: DockerClient
+):
+    folder.write("source.json", config(source_db, acknowledge_seconds=1))
+    with folder.start(f"exec {RUNNER} --continuous") as runner:
+        try:
+            _wait_for_users(runner, destination_db, 3)
+            source_db.execute("insert into users values (4, 'Barbara')")
+            _wait_for_users(runner, destination_db, 4)
+            before = confirmed(source_db)
+            source_db.execute("insert into users values (5, 'Katherine')")
+            # What came back is seen inside of the container.
+            wait_until(lambda: confirmed(source_db) != before, 60, "the slot is moved")
+        finally:
+            runner.terminate()
+            said, _ = runner.communicate(timeout=120)
+    assert runner.returncode == 0, said
+    assert destination_db.value("select count(*) from users") == 5
+    assert engine.containers.list(all=True) == []
+
+
+def _wait_for_users(runner: subprocess.Popen[str], database: Database, count: int) -> None:
+    def are_there() -> bool:
+        assert runner.poll() is None, runner.communicate()[0]
+        is_table = database.value("select to_regclass('public.users') is not null")
+        return bool(is_table and database.value("select count(*) from users") == count)
+
+    wait_until(are_there, 60, f"{count} users have arrived")
