@@ -23,6 +23,7 @@ from destination_postgres.inbox import Inbox
 from destination_postgres.loading import Loader, OpenStream
 from destination_postgres.raw_ids import RawIds
 from destination_postgres.settings import APPLICATION_NAME, DestinationSettings
+from destination_postgres.transactions import stay
 from destination_postgres.writer import Writer
 
 # How long a sync that was stopped waits until the server has given up the flush on its way.
@@ -44,6 +45,7 @@ def write(call: Call) -> None:
     given = _settings(call)
     configured = load_catalog(call.catalog)
     with reached(given) as settings, closing(connect(settings, application_name=APPLICATION_NAME)) as connection:
+        stay(connection)
         loader = Loader(connection, settings)
         streams = loader.open(configured)
         # What lives now lives to the end: spare the collector from walking through it again and again.

@@ -1,4 +1,4 @@
-"""One transaction with every setting that our SQL relies on, set for it alone: nothing is left to the session.
+"""One transaction with every setting that our SQL relies on, set for it alone: nothing else is left to the session.
 
 So a transaction pooler may stand in between, and the defaults of role, database and server do not matter.
 """
@@ -46,6 +46,11 @@ select set_config('synchronous_commit', 'on', true) where current_setting('synch
 
 _JIT_VERSION = 110_000
 _USER_TIMEOUT_VERSION = 120_000
+_TRANSACTION_TIMEOUT_VERSION = 170_000
+
+# From 14 on a session may be ended that says nothing for long. Null where the server does not know it.
+_STAY = """\
+select set_config('idle_session_timeout', '0', false) where current_setting('idle_session_timeout', true) <> '0'"""
 
 # The shorter one of ours and what is set; with what it was.
 _BRIEFLY = """\
@@ -69,6 +74,16 @@ class Timeouts:
 
     statement_s: float = 0
     lock_s: float = 0
+
+
+def stay(connection: Connection) -> None:
+    """Have the server not end the session of ``connection`` while the source has nothing to say.
+
+    Where role or database would have it ended, and only there, this is set for the session: between two transactions
+    nothing else can.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_STAY)
 
 
 @contextlib.contextmanager
@@ -138,6 +153,8 @@ def _begin(cursor: Cursor, schemas: Sequence[str] = (), timeouts: Timeouts = Tim
         statements.append(sql.SQL("set local jit = off"))
     if version >= _USER_TIMEOUT_VERSION:
         statements.append(sql.SQL("set local tcp_user_timeout = 30000"))
+    if version >= _TRANSACTION_TIMEOUT_VERSION:
+        statements.append(sql.SQL("set local transaction_timeout = 0"))
     if schemas:
         statements.append(sql.SQL("set local search_path = pg_catalog, {}").format(names(schemas)))
     try:

@@ -289,6 +289,24 @@ def test_rows_that_wait_too_long_for_a_lock_end_the_sync(destination_db, mode, o
     expect_going_on(destination_db, catalog)
 
 
+def test_a_transaction_of_ours_takes_as_long_as_it_takes(destination_db):
+    if destination_db.server.major < 17:
+        pytest.skip("transaction_timeout came with 17")
+    catalog = one()
+    sync(destination_db, catalog, record({"id": 1, "name": "a"}) + state(1))
+    long = WAITING + " and clock_timestamp() - xact_start > interval '1 s'"
+    with locked(destination_db, "share") as other:
+        # Behind it: it would be ended itself.
+        destination_db.execute(f"alter database {destination_db.name} set transaction_timeout = '300ms'")
+        with start(destination_db, catalog) as running:
+            running.write(record({"id": 2, "name": "b"}) + state(2) + status())
+            wait_until(lambda: destination_db.value(long) == 1, 30, "the flush waits for long")
+            other.rollback()
+            outcome = running.finish()
+    assert outcome.exit_code == 0, outcome
+    assert users(destination_db) == [(1, "a"), (2, "b")]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_without_a_timeout_rows_wait_as_long_as_it_takes(destination_db, mode):
     catalog = one(destination=mode)

@@ -48,6 +48,20 @@ def test_each_change_is_seen_and_acknowledged_while_stdin_stays_open(destination
         assert running.finish().exit_code == 0
 
 
+def test_a_session_that_waits_for_the_source_is_not_ended(destination_db):
+    if destination_db.server.major < 14:
+        pytest.skip("idle_session_timeout came with 14")
+    destination_db.execute(f"alter database {destination_db.name} set idle_session_timeout = '200ms'")
+    quiet = "select count(*) from pg_stat_activity where application_name = 'destination-postgres'"
+    quiet += " and state = 'idle' and clock_timestamp() - state_change > interval '1 s'"
+    with start(destination_db, one(USERS_CDC, "append")) as running:
+        trickle(running, range(1))
+        wait_until(lambda: destination_db.value(quiet) == 1, 30, "the session has been idle for long")
+        trickle(running, range(1, 2))
+        running.write(status())
+        assert running.finish().exit_code == 0
+
+
 @MODES
 def test_small_flushes_leave_no_trace_in_the_catalogue(destination_db, destination):
     catalog = one(USERS_CDC, destination)
