@@ -42,7 +42,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
     what: Literal["stands", "refused", "lost", "note"]
     port: int = 0
-    kind: Literal["config", "transient", "system"] = "system"
+    kind: Literal["config", "unreachable", "transient", "system"] = "system"
     message: str = ""
     remedy: str = ""
     detail: str = ""
