@@ -91,7 +91,7 @@ class Proxy:
         for each in [self._listener, *self._sockets]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        self._listener.close()
         for thread in self._threads:
             thread.join(10)
 
@@ -115,13 +115,21 @@ class Proxy:
                 # Messages are small, and each is waited for.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [client, server]
-            pid: list[int] = []
-            self._spawn(self._from_client, client, server, pid)
-            self._spawn(self._from_server, server, client, pid)
+            self._spawn(self._serve, client, server)
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        """Both ways of a connection, to its end."""
+        pid: list[int] = []
+        answers = threading.Thread(target=self._from_server, args=(server, client, pid), daemon=True)
+        answers.start()
+        self._from_client(client, server, pid)
+        answers.join()
+        for each in (client, server):
+            self._sockets.remove(each)
+            each.close()
 
     def _from_client(self, client: socket.socket, server: socket.socket, pid: list[int]) -> None:
-        stream = client.makefile("rb")
-        with _both_closed(client, server):
+        with client.makefile("rb") as stream, _both_ended(client, server):
             while True:
                 (size,) = struct.unpack("!i", _exactly(stream.read, 4))
                 body = _exactly(stream.read, size - 4)
@@ -135,8 +143,7 @@ class Proxy:
                 self._pass(what, text, pid, partial(server.sendall, message))
 
     def _from_server(self, server: socket.socket, client: socket.socket, pid: list[int]) -> None:
-        stream = server.makefile("rb")
-        with _both_closed(client, server):
+        with server.makefile("rb") as stream, _both_ended(client, server):
             for kind, message in _messages(stream.read):
                 if kind == _KEY:
                     pid.append(struct.unpack("!i", message[5:9])[0])
@@ -185,7 +192,7 @@ def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _both_closed(*sockets: socket.socket) -> Iterator[None]:
+def _both_ended(*sockets: socket.socket) -> Iterator[None]:
     """Whoever of the two goes, the other one hears of it."""
     try:
         yield
