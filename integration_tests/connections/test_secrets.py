@@ -87,7 +87,7 @@ def test_a_sync_of_the_source(config, tls_db, bastion, tmp_path, end):
     assert len(secrets) > 20
     given: Json = {"environment": {"TMPDIR": str(tmp_path)}, "arguments": ["--debug"]}
     with connector.start(SOURCE, "read", config=whole, catalog=catalog_of(tls_db), held=True, **given) as sync:
-        wait_until(lambda: bastion.is_used and len(psutil.Process(sync.pid).children()) == 3, 20, "it reads")
+        wait_until(lambda: bastion.is_used and len(psutil.Process(sync.pid).children()) == 3, 60, "it reads")
         shown = shown_by(sync.pid)
         # Not even while it runs: keys are in files without a name.
         assert left_in(tmp_path) == []
