@@ -90,7 +90,7 @@ check: $(DEVELOP) ## Lint, formatting, types, generated files up to date.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/make_spec.py --check
-	@$(BIN)/python tools/make_type_docs.py --check
+	@$(BIN)/python -m tools.make_type_docs --check
 	@$(BIN)/python -m tools.make_error_docs --check
 	@$(BIN)/python -m tools.check_versions
 	@$(BIN)/mypy $(PACKAGES)
@@ -111,7 +111,7 @@ spec: $(RUN) ## Regenerate the connectors' spec.json.
 	@$(BIN)/python tools/make_spec.py $(ARGS)
 
 docs: $(RUN) ## Regenerate the tables in docs/types.md and docs/errors.md.
-	@$(BIN)/python tools/make_type_docs.py $(ARGS)
+	@$(BIN)/python -m tools.make_type_docs $(ARGS)
 	@$(BIN)/python -m tools.make_error_docs $(ARGS)
 
 clean: ## Remove the virtual environment and every generated file.

@@ -7,25 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from airbyte_pg.classify import CONNECT_TEXTS, INTERNAL_TEXTS, SQLSTATES
 from airbyte_pg.errors import ConnectorError
-from tools.images import ROOT
-
-START, END = "<!-- generated: make docs -->", "<!-- end of what is generated -->"
+from tools.generated import write
 
 Row = tuple[str, type[ConnectorError], str, str]
-
-
-def main() -> int:
-    """Returns 1 when --check finds that the file is not what the tables say."""
-    path = ROOT / "docs" / "errors.md"
-    text = path.read_text()
-    before, _, rest = text.partition(START)
-    made = f"{before}{START}\n" + "\n".join(tables()) + f"\n{END}{rest.partition(END)[2]}"
-    if "--check" not in sys.argv:
-        path.write_text(made)
-    elif made != text:
-        print("docs/errors.md is not up to date: make docs", file=sys.stderr)
-        return 1
-    return 0
 
 
 def tables() -> Iterator[str]:
@@ -51,4 +35,4 @@ def _table(heads: tuple[str, ...], rows: Iterable[Row], *, with_origin: bool) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write("errors.md", tables()))

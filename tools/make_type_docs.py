@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from source_postgres_cdc.core.values import Kind
 from source_postgres_cdc.pgtypes import ANY_OTHER, BUILTIN, EXTENSIONS, JsonSchema, TypeRow
+from tools.generated import write
 
-START, END = "<!-- generated: make docs -->", "<!-- end of what is generated -->"
 PRINTED = "the text that PostgreSQL prints"
 VALUES = {
     Kind.INTEGER: "its digits",
@@ -26,21 +25,6 @@ VALUES = {
     Kind.TIMESTAMP: "`2004-10-19T10:23:00.123456`, always six digits; `0044-03-15T10:00:00.000000 BC`",
     Kind.TIMESTAMPTZ: "the same in UTC, with `Z` before ` BC`",
 }
-
-
-def main() -> int:
-    """Returns 1 when --check finds that the file is not what the table says."""
-    path = Path(__file__).parent.parent / "docs" / "types.md"
-    text = path.read_text()
-    before, _, rest = text.partition(START)
-    _, _, behind = rest.partition(END)
-    made = f"{before}{START}\n" + "\n".join(table()) + f"\n{END}{behind}"
-    if "--check" not in sys.argv:
-        path.write_text(made)
-    elif made != text:
-        print("docs/types.md is not what the types say: run make docs", file=sys.stderr)
-        return 1
-    return 0
 
 
 def table() -> Iterator[str]:
@@ -71,4 +55,4 @@ def named(schema: JsonSchema) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write("types.md", table()))

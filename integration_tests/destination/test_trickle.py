@@ -48,6 +48,37 @@ def test_each_change_is_seen_and_acknowledged_while_stdin_stays_open(destination
         assert running.finish().exit_code == 0
 
 
+def test_odd_texts_come_as_they_are(destination_db):
+    """One by one, and together."""
+    texts = [
+        "",
+        "NULL",
+        "\\N",
+        "\\",
+        '\\"',
+        '"',
+        "{a,b}",
+        "a\bb\fc\vd",
+        "tab\tnl\ncr\r",
+        "\\t",
+        "\\b",
+        " x ",
+        "\x01\x1c\x85y",
+    ]
+    catalog = one(USERS_CDC, "append_dedup")
+    lines = [record({"id": number, "name": text, "_ab_cdc_lsn": 1}) for number, text in enumerate(texts)]
+    with start(destination_db, catalog) as running:
+        for number, line in enumerate(lines):
+            running.write(line + state(number))
+            running.wait_for(is_state, count=number + 1)
+        running.write(status())
+        assert running.finish().exit_code == 0
+    assert users(destination_db) == list(enumerate(texts))
+    again = [record({"id": number, "name": text, "_ab_cdc_lsn": 2}) for number, text in enumerate(reversed(texts))]
+    sync(destination_db, catalog, b"".join(again) + state(99))
+    assert users(destination_db) == list(enumerate(reversed(texts)))
+
+
 def test_a_session_that_waits_for_the_source_is_not_ended(destination_db):
     if destination_db.server.major < 14:
         pytest.skip("idle_session_timeout came with 14")
